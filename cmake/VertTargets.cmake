@@ -1,0 +1,46 @@
+# How every target of vert is made: one library a folder, one test program a folder of tests.
+
+set(VERT_WARNINGS -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wold-style-cast -Wnon-virtual-dtor
+                  -Werror)
+
+function(vert_options target)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${VERT_WARNINGS}>)
+  if(VERT_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${VERT_SANITIZE} -fno-sanitize-recover=all
+                                             -fno-omit-frame-pointer)
+    target_link_options(${target} PRIVATE -fsanitize=${VERT_SANITIZE})
+  endif()
+endfunction()
+
+# vert_library(NAME DEPS...): the library vert_NAME from all sources directly in this folder.
+# It links only what is named, so a layer cannot reach what is above it.
+function(vert_library name)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp ${CMAKE_CURRENT_SOURCE_DIR}/*.S)
+  if(NOT sources)
+    add_library(vert_${name} INTERFACE)
+    target_link_libraries(vert_${name} INTERFACE ${ARGN})
+    target_include_directories(vert_${name} INTERFACE ${CMAKE_SOURCE_DIR}/src)
+    return()
+  endif()
+  add_library(vert_${name} STATIC ${sources})
+  target_include_directories(vert_${name} PUBLIC ${CMAKE_SOURCE_DIR}/src)
+  target_link_libraries(vert_${name} PUBLIC ${ARGN})
+  vert_options(vert_${name})
+endfunction()
+
+# vert_test(NAME DEPS...): the GoogleTest program NAME from all sources directly in this folder.
+# Each of its cases becomes a ctest of its own; `ctest -L` selects by the label (unit, insn, ...).
+function(vert_test name)
+  cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "DEPS" ${ARGN})
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  add_executable(${name} ${sources})
+  target_link_libraries(${name} PRIVATE ${arg_DEPS} GTest::gtest GTest::gtest_main)
+  target_include_directories(${name} PRIVATE ${CMAKE_SOURCE_DIR}/tests)
+  vert_options(${name})
+  if(NOT arg_TIMEOUT)
+    set(arg_TIMEOUT 120)
+  endif()
+  add_test(NAME ${name} COMMAND ${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT}
+                       SKIP_REGULAR_EXPRESSION "NOTHING RUN")
+endfunction()

@@ -1,0 +1,104 @@
+// The engine contract: what runs a vCPU. DESIGN: The engine contract.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "base/time.hpp"
+#include "base/types.hpp"
+#include "cpu/cpu_state.hpp"
+#include "memory/bus.hpp"
+#include "memory/guest_memory.hpp"
+#include "x86/cpu_model.hpp"
+
+namespace vert::cpu {
+
+class LocalApic;
+
+/// What other threads ask of a vCPU. Bits are set by anyone and taken by the vCPU's thread.
+class VcpuEvents {
+ public:
+  static constexpr u32 kKick = 1U << 0;       // leave the engine: somebody wants the thread
+  static constexpr u32 kInterrupt = 1U << 1;  // the local APIC may have an interrupt to take: ask it
+  static constexpr u32 kNmi = 1U << 2;
+  static constexpr u32 kInit = 1U << 3;
+  static constexpr u32 kSipi = 1U << 4;
+  static constexpr u32 kSmi = 1U << 5;  // taken and dropped: there is no SMM
+
+  /// Called after a bit was set, to wake a thread that waits in the machine, or an engine that runs where
+  /// the bits are not looked at (a signal to a thread inside KVM_RUN). Set once, before threads start.
+  using Waker = void (*)(void* context);
+  void set_waker(Waker waker, void* context) {
+    waker_ = waker;
+    waker_context_ = context;
+  }
+
+  void request(u32 bits) {
+    pending_.fetch_or(bits, std::memory_order_seq_cst);
+    if (waker_ != nullptr) waker_(waker_context_);
+  }
+  [[nodiscard]] u32 pending() const { return pending_.load(std::memory_order_relaxed); }
+  /// Takes (clears) those of `bits` that are set and returns them.
+  [[nodiscard]] u32 take(u32 bits) { return pending_.fetch_and(~bits, std::memory_order_seq_cst) & bits; }
+
+  /// The vector of the last SIPI; valid once kSipi was taken.
+  std::atomic<u8> sipi_vector = 0;
+
+ private:
+  std::atomic<u32> pending_ = 0;
+  Waker waker_ = nullptr;
+  void* waker_context_ = nullptr;
+};
+
+/// What the vCPUs of one machine share besides memory and buses.
+struct CpuTopology {
+  unsigned vcpu_count = 1;
+};
+
+/// What an engine may reach: one for each vCPU, made by machine/. All of it outlives the engine.
+struct VcpuContext {
+  unsigned index = 0;  // also the initial APIC ID
+  CpuTopology topology;
+  memory::GuestMemory* memory = nullptr;
+  memory::Bus* mmio = nullptr;
+  memory::Bus* pio = nullptr;
+  LocalApic* apic = nullptr;
+  VcpuEvents* events = nullptr;
+  const x86::CpuModel* model = nullptr;
+};
+
+/// Why an engine came back.
+enum class Exit : u8 {
+  kHalt,      // state.activity is kHalted: wait for an event, then run again
+  kShutdown,  // triple fault: state.activity is kShutdown; ExitInfo::description says what led to it
+  kKick,      // kKick, kInit or kSipi is pending (not taken): the machine settles it
+  kBudget,    // the instruction budget is used up
+};
+
+struct ExitInfo {
+  Exit reason = Exit::kKick;
+  /// Instructions that completed in this run.
+  u64 instructions = 0;
+  /// For people, with kShutdown: the faults that led here.
+  std::string description;
+};
+
+inline constexpr u64 kNoBudget = ~u64{0};
+
+/// Runs one vCPU. One object for each vCPU, used on that vCPU's thread only.
+class Engine {
+ public:
+  virtual ~Engine() = default;
+
+  /// Runs until an exit, executing at most `budget` instructions (interp: exactly, where nothing else ends
+  /// the run sooner). `state` is canonical and precise on return. Interrupts from the local APIC and NMIs are
+  /// taken inside, within a bounded number of instructions. A fault in the guest is delivered, not returned.
+  [[nodiscard]] virtual ExitInfo run(CpuState& state, u64 budget) = 0;
+
+  /// The caller changed `state` since the last run, or handed in another: drop everything derived from it.
+  virtual void state_changed() = 0;
+};
+
+}  // namespace vert::cpu

@@ -1,0 +1,87 @@
+// A whole virtual machine: memory, buses, devices, vCPU threads, and its run states.
+//
+// Owned by whoever runs the machine (cli/). Public functions are safe from any thread unless they say
+// otherwise; run() blocks the caller until the machine ends.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/types.hpp"
+
+namespace vert::machine {
+
+/// Where the serial console's bytes go and come from. Implemented by cli/ (stdio, file, pty, none).
+class SerialBackend {
+ public:
+  virtual ~SerialBackend() = default;
+  /// Output of the guest. Called on a vCPU thread; must not block for long and must not fail loudly.
+  virtual void write(std::span<const u8> bytes) = 0;
+};
+
+struct MachineConfig {
+  u64 memory_bytes = u64{2} << 30;
+  unsigned cpus = 1;
+  std::string engine = "auto";            // auto, interp (kvm and bt are not there yet)
+  std::string cpu_model = "host";
+  std::string kernel;                      // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
+  std::string initrd;                      // empty: none. For multiboot: the first module
+  std::string append;                      // the kernel's command line
+  std::vector<std::string> devices;        // "isa-debug-exit", "pc-testdev"
+  bool no_reboot = false;                  // a reset ends the machine instead of restarting it
+  SerialBackend* serial = nullptr;         // null: output is dropped. Outlives the machine
+};
+
+/// How a machine ended.
+struct Outcome {
+  enum class Reason { kPowerOff, kReset, kTripleFault, kDebugExit, kStopped, kInternalError };
+  Reason reason = Reason::kPowerOff;
+  int debug_exit_status = 0;  // with kDebugExit: (value << 1) | 1
+  std::string description;    // with kTripleFault: faults, registers, bytes at RIP; several lines
+};
+
+/// Counters for `vert info`, the benchmarks and tests.
+struct MachineStatistics {
+  u64 instructions = 0;  // all vCPUs
+  u64 host_ns = 0;       // since run() began
+};
+
+class Machine {
+ public:
+  /// Builds the machine and loads its boot image. Errors are one line for people.
+  [[nodiscard]] static Result<std::unique_ptr<Machine>> create(const MachineConfig& config);
+  ~Machine();
+  Machine(const Machine&) = delete;
+  Machine& operator=(const Machine&) = delete;
+
+  /// Runs until the guest powers off, crashes, resets with no_reboot, or stop() is called.
+  [[nodiscard]] Outcome run();
+  /// Ends run() soon, from any thread; not async-signal-safe.
+  void stop();
+  /// Bytes typed at the serial console. Returns how many were taken; the rest must be offered again later
+  /// (on_serial_ready is called then).
+  std::size_t serial_input(std::span<const u8> bytes);
+  void set_serial_ready_callback(std::function<void()> on_serial_ready);
+  [[nodiscard]] MachineStatistics statistics() const;
+
+ private:
+  struct Impl;
+  explicit Machine(std::unique_ptr<Impl> impl);
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Names for `--engine`, best first, and whether each can run on this host (for `vert doctor`).
+struct EngineInfo {
+  std::string_view name;
+  bool available = false;
+  std::string why;  // one line
+};
+[[nodiscard]] std::vector<EngineInfo> engines();
+
+}  // namespace vert::machine

@@ -1,0 +1,122 @@
+#include "memory/guest_memory.hpp"
+
+#include <linux/membarrier.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+
+namespace vert::memory {
+
+namespace {
+
+/// A full barrier on every running thread of this process (membarrier(2)): the slow side of the pair whose
+/// fast side is in written_frame().
+void process_wide_barrier() {
+  static const bool kRegistered =
+      ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+  if (kRegistered && ::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0) return;
+  // Where membarrier(2) is forbidden, changing a page's protection interrupts every core that runs us.
+  void* page = ::mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  VERT_CHECK(page != MAP_FAILED);
+  *static_cast<volatile u8*>(page) = 1;
+  VERT_CHECK(::mprotect(page, kPageSize, PROT_READ) == 0);
+  ::munmap(page, kPageSize);
+}
+
+}  // namespace
+
+GuestMemory::GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::Mapping mapping)
+    : regions_(std::move(regions)),
+      memfd_(std::move(memfd)),
+      mapping_(std::move(mapping)),
+      marks_(std::make_unique<std::atomic<u8>[]>(frame_count())),
+      code_versions_(std::make_unique<std::atomic<u32>[]>(frame_count())),
+      dirty_(std::make_unique<std::atomic<u64>[]>((frame_count() + 63) / 64)) {
+  u8* host = mapping_.data();
+  for (const RamRegion& region : regions_) {
+    mapped_.push_back({region.base, region.size, host});
+    host += region.size;
+  }
+}
+
+Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::vector<RamRegion> regions) {
+  u64 total = 0;
+  for (const RamRegion& region : regions) total += region.size;
+  if (total == 0 || total % kPageSize != 0 || (total >> kPageShift) > ~Frame{0})
+    return make_error("a guest cannot have {} bytes of memory", total);
+
+  base::Fd memfd(::memfd_create("vert-guest-ram", MFD_CLOEXEC));
+  if (!memfd.valid() || ::ftruncate(memfd.get(), static_cast<off_t>(total)) != 0)
+    return make_system_error(errno, fmt::format("cannot make {} MiB of guest memory", total >> 20));
+  auto mapping = base::Mapping::map(total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd.get());
+  if (!mapping)
+    return make_error("cannot make {} MiB of guest memory: {}", total >> 20, mapping.error().message);
+  ::madvise(mapping->data(), total, MADV_HUGEPAGE);  // only a wish
+  ::madvise(mapping->data(), total, MADV_DONTDUMP);
+  return std::unique_ptr<GuestMemory>(
+      new GuestMemory(std::move(regions), std::move(memfd), std::move(*mapping)));
+}
+
+bool GuestMemory::read(Gpa gpa, std::span<u8> to) const {
+  const u8* from = host(gpa, to.size());
+  if (from == nullptr) return false;
+  std::memcpy(to.data(), from, to.size());
+  return true;
+}
+
+bool GuestMemory::write(Gpa gpa, std::span<const u8> from) {
+  u8* to = host(gpa, from.size());
+  if (to == nullptr) return false;
+  if (from.empty()) return true;
+  std::memcpy(to, from.data(), from.size());
+  written(to, from.size());
+  return true;
+}
+
+void GuestMemory::watch_code(Frame frame) {
+  const u8 before = marks_[frame].fetch_or(kCode, std::memory_order_seq_cst);
+  if ((before & kCode) == 0) process_wide_barrier();
+}
+
+void GuestMemory::written_marked(Frame frame, u8 marks) {
+  if ((marks & kCode) != 0) code_versions_[frame].fetch_add(1, std::memory_order_acq_rel);
+  if ((marks & kLogWrites) != 0) {
+    // Clear the mark before the bit is set: take_dirty() takes the bit before it sets the mark again.
+    marks_[frame].fetch_and(static_cast<u8>(~kLogWrites), std::memory_order_seq_cst);
+    dirty_[frame / 64].fetch_or(u64{1} << (frame % 64), std::memory_order_seq_cst);
+  }
+}
+
+void GuestMemory::set_dirty_log(bool on) {
+  dirty_log_.store(on);
+  for (Frame frame = 0; frame < frame_count(); ++frame) {
+    if (on)
+      marks_[frame].fetch_or(kLogWrites, std::memory_order_relaxed);
+    else
+      marks_[frame].fetch_and(static_cast<u8>(~kLogWrites), std::memory_order_relaxed);
+  }
+  for (Frame word = 0; word < (frame_count() + 63) / 64; ++word)
+    dirty_[word].store(0, std::memory_order_relaxed);
+  process_wide_barrier();
+}
+
+std::vector<Frame> GuestMemory::take_dirty() {
+  std::vector<Frame> frames;
+  for (Frame word = 0; word < (frame_count() + 63) / 64; ++word) {
+    u64 bits = dirty_[word].exchange(0, std::memory_order_seq_cst);
+    while (bits != 0) {
+      const Frame frame = word * 64 + static_cast<Frame>(std::countr_zero(bits));
+      bits &= bits - 1;
+      if (dirty_log_.load()) marks_[frame].fetch_or(kLogWrites, std::memory_order_seq_cst);
+      frames.push_back(frame);
+    }
+  }
+  // A write that saw no mark before this barrier is visible to a copy made after it.
+  process_wide_barrier();
+  return frames;
+}
+
+}  // namespace vert::memory

@@ -1,0 +1,124 @@
+// Guest-physical RAM: one memfd, one host mapping, and per-page marks for code and for the dirty log.
+//
+// Owned by machine/; shared by all vCPU threads and devices. The layout never changes after create().
+// Guest memory changes underneath every reader: copy a value out once, then check it, then use it.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/error.hpp"
+#include "base/fd.hpp"
+#include "base/types.hpp"
+
+namespace vert::memory {
+
+/// A contiguous range of RAM. Bases and sizes are multiples of the page size.
+struct RamRegion {
+  Gpa base;
+  u64 size = 0;
+};
+
+/// Index of a page of RAM, counted over all regions in order: what per-page tables are indexed by.
+using Frame = u32;
+
+class GuestMemory {
+ public:
+  /// Reserves RAM for `regions` (ascending, disjoint, not empty). The host commits pages as the guest
+  /// touches them. Error: the host has not that much address space or memory to give.
+  [[nodiscard]] static Result<std::unique_ptr<GuestMemory>> create(std::vector<RamRegion> regions);
+
+  GuestMemory(const GuestMemory&) = delete;
+  GuestMemory& operator=(const GuestMemory&) = delete;
+  ~GuestMemory() = default;
+
+  [[nodiscard]] std::span<const RamRegion> regions() const { return regions_; }
+  [[nodiscard]] u64 size() const { return mapping_.size(); }
+  [[nodiscard]] int memfd() const { return memfd_.get(); }
+
+  /// Host address of [gpa, gpa + size), or null unless all of it is RAM within one region.
+  /// Whoever writes through it calls written() afterwards, so that code and dirty marks stay true.
+  [[nodiscard]] u8* host(Gpa gpa, u64 size) const {
+    for (const Mapped& region : mapped_) {
+      const u64 offset = gpa - region.base;
+      if (offset < region.size) return size <= region.size - offset ? region.host + offset : nullptr;
+    }
+    return nullptr;
+  }
+
+  /// Copies between host and guest. False, with nothing copied, unless the whole range is RAM.
+  [[nodiscard]] bool read(Gpa gpa, std::span<u8> to) const;
+  [[nodiscard]] bool write(Gpa gpa, std::span<const u8> from);
+  /// A value by copy; nothing unless all of it is RAM.
+  template <typename T>
+  [[nodiscard]] std::optional<T> load(Gpa gpa) const {
+    T value;
+    if (!read(gpa, {reinterpret_cast<u8*>(&value), sizeof value})) return std::nullopt;
+    return value;
+  }
+
+  [[nodiscard]] Frame frame_of(const u8* host_address) const {
+    return static_cast<Frame>(static_cast<u64>(host_address - mapping_.data()) >> kPageShift);
+  }
+  [[nodiscard]] Frame frame_count() const { return static_cast<Frame>(mapping_.size() >> kPageShift); }
+
+  // Code pages. An engine that caches anything made from a page's bytes calls watch_code() first, reads the
+  // bytes after, and remembers code_version(); the cached thing is stale once the version differs.
+
+  /// From when this returns, every write to the page that is not visible to a reader after this call will
+  /// raise its code_version(). Cheap if the page is watched already; else a barrier on all vCPU threads.
+  void watch_code(Frame frame);
+  [[nodiscard]] u32 code_version(Frame frame) const {
+    return code_versions_[frame].load(std::memory_order_acquire);
+  }
+
+  /// To be called after each write of [host_address, host_address + size) that may cross into the next page.
+  void written(const u8* host_address, u64 size) {
+    const Frame first = frame_of(host_address);
+    const Frame last = frame_of(host_address + size - 1);
+    for (Frame frame = first; frame <= last; ++frame) written_frame(frame);
+  }
+  /// As written(), for a store that lies in one page.
+  void written_frame(Frame frame) {
+    // Order: the store comes before this load in program order; watch_code() makes the pair safe with a
+    // process-wide barrier, so that the hot path needs none.
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    const u8 marks = marks_[frame].load(std::memory_order_relaxed);
+    if (marks != 0) [[unlikely]]
+      written_marked(frame, marks);
+  }
+
+  // Dirty log, for snapshots and migration.
+
+  /// Starts (all pages clean) or stops the log.
+  void set_dirty_log(bool on);
+  /// Frames written since the log started or was last taken; clears them. Any thread.
+  [[nodiscard]] std::vector<Frame> take_dirty();
+
+ private:
+  struct Mapped {
+    Gpa base;
+    u64 size;
+    u8* host;
+  };
+  static constexpr u8 kCode = 1;       // watch_code() was called
+  static constexpr u8 kLogWrites = 2;  // the dirty log is on and the page is clean
+
+  GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::Mapping mapping);
+  void written_marked(Frame frame, u8 marks);
+
+  std::vector<RamRegion> regions_;
+  std::vector<Mapped> mapped_;
+  base::Fd memfd_;
+  base::Mapping mapping_;
+  std::unique_ptr<std::atomic<u8>[]> marks_;
+  std::unique_ptr<std::atomic<u32>[]> code_versions_;
+  std::unique_ptr<std::atomic<u64>[]> dirty_;
+  std::atomic<bool> dirty_log_ = false;
+};
+
+}  // namespace vert::memory
