@@ -117,6 +117,7 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
   insn.lock = (decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0;
   if ((decoded.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0) insn.repeat = Repeat::kRep;
   if ((decoded.attributes & ZYDIS_ATTRIB_HAS_REPNE) != 0) insn.repeat = Repeat::kRepne;
+  insn.opcode = decoded.opcode;
   insn.has_modrm = (decoded.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
   if (insn.has_modrm) insn.modrm = bytes[decoded.raw.modrm.offset];
   insn.isa_set = decoded.meta.isa_set;

@@ -57,6 +57,7 @@ struct Insn {
   u8 operand_count = 0;  // explicit operands
   bool lock = false;
   Repeat repeat = Repeat::kNone;
+  u8 opcode = 0;  // the last opcode byte, prefixes and escapes left out
   bool has_modrm = false;
   u8 modrm = 0;
   std::array<Operand, 4> operands;  // explicit ones, in Intel's order (destination first)
