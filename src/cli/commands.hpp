@@ -1,0 +1,38 @@
+// The subcommands of vert: each adds its options to the command line and, when chosen, runs.
+//
+// A command's function returns the exit status of the program, or an error that main() prints as one line
+// with status 1. Main thread.
+#pragma once
+
+#include <memory>
+
+#include <CLI/CLI.hpp>
+
+#include "base/error.hpp"
+
+namespace vert::cli {
+
+/// The exit statuses of `vert run` besides isa-debug-exit's (value << 1) | 1.
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitFailure = 1;
+inline constexpr int kExitGuestCrashed = 2;
+
+class Command {
+ public:
+  virtual ~Command() = default;
+  [[nodiscard]] virtual CLI::App& app() = 0;
+  [[nodiscard]] virtual Result<int> run() = 0;
+};
+
+[[nodiscard]] std::unique_ptr<Command> make_run_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_doctor_command(CLI::App& parent);
+
+/// Parses the command line, runs the command and prints what went wrong; the whole program.
+[[nodiscard]] int run_program(int argc, const char* const* argv);
+
+/// Writes to standard output; an error there (a full disk, a closed pipe) shows in the exit status.
+void print_out(std::string_view text);
+/// Writes to standard error; what cannot be written is lost.
+void print_error(std::string_view text);
+
+}  // namespace vert::cli

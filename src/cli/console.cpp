@@ -1,0 +1,133 @@
+// The console's thread; see console.hpp.
+#include "cli/console.hpp"
+
+#include <poll.h>
+#include <signal.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <string_view>
+
+namespace vert::cli {
+namespace {
+
+/// Bytes typed ahead of a guest that does not read: beyond this, a terminal's are dropped, a pipe's wait.
+constexpr std::size_t kMaxPending = 4096;
+
+constexpr std::string_view kKeys =
+    "vert: Ctrl-A x quits, Ctrl-A Ctrl-A sends one Ctrl-A, Ctrl-A h shows this\r\n";
+
+sigset_t console_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT}) {
+    sigaddset(&set, signal_number);
+  }
+  return set;
+}
+
+/// Help for whoever sits at the terminal; of no consequence if it fails.
+void show_keys() {
+  if (isatty(STDERR_FILENO) == 0) return;
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kKeys.data(), kKeys.size());
+}
+
+}  // namespace
+
+void Console::block_signals() {
+  const sigset_t set = console_signals();
+  pthread_sigmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+Console::Console(machine::Machine& machine, SerialOutput* output, Input input)
+    : machine_(machine), output_(output), input_(input), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+  const sigset_t set = console_signals();
+  signals_ = base::Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  reading_ = input_.fd >= 0;
+  if (reading_ && input_.is_terminal) {
+    terminal_.emplace(input_.fd);
+    reading_ = terminal_->enter_raw();
+    if (reading_) show_keys();
+  }
+  machine_.set_serial_ready_callback([this] { eventfd_write(wake_.get(), 1); });
+  thread_ = std::thread([this] { run(); });
+}
+
+Console::~Console() {
+  finish_.store(true);
+  eventfd_write(wake_.get(), 1);
+  thread_.join();
+  machine_.set_serial_ready_callback({});
+}
+
+void Console::output_lost() { end(Ended::kTerminalGone); }
+
+void Console::end(Ended why) {
+  Ended expected = Ended::kNo;
+  ended_.compare_exchange_strong(expected, why);
+  if (output_ != nullptr) output_->abandon();
+  machine_.stop();
+}
+
+void Console::run() {
+  while (!finish_.load()) {
+    const bool can_take = input_.is_terminal || pending_.empty();
+    std::array<pollfd, 3> fds = {pollfd{wake_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
+                                 pollfd{reading_ && can_take ? input_.fd : -1, POLLIN, 0}};
+    if (poll(fds.data(), fds.size(), -1) < 0) continue;
+    eventfd_t ignored = 0;
+    if (fds[0].revents != 0) eventfd_read(wake_.get(), &ignored);
+    if (fds[1].revents != 0) take_signals();
+    if (fds[2].revents != 0) take_input();
+    offer_pending();
+  }
+}
+
+void Console::take_signals() {
+  signalfd_siginfo info = {};
+  while (read(signals_.get(), &info, sizeof info) == sizeof info) {
+    const int signal_number = static_cast<int>(info.ssi_signo);
+    if (signal_number == SIGTSTP) {
+      if (terminal_) terminal_->leave_raw();
+      kill(getpid(), SIGSTOP);
+    } else if (signal_number == SIGCONT) {
+      if (terminal_) reading_ = terminal_->enter_raw();
+    } else {
+      signal_number_.store(signal_number);
+      end(Ended::kSignal);
+    }
+  }
+}
+
+void Console::take_input() {
+  std::array<u8, 1024> bytes;
+  const ssize_t count = read(input_.fd, bytes.data(), bytes.size());
+  if (count < 0 && (errno == EINTR || errno == EAGAIN)) return;
+  if (count <= 0) {
+    // A hung-up terminal is the end; an input that has been read to its end is not: the guest runs on.
+    reading_ = false;
+    if (input_.is_terminal) end(Ended::kTerminalGone);
+    return;
+  }
+  const std::span typed(bytes.data(), static_cast<std::size_t>(count));
+  if (!input_.is_terminal) {
+    pending_.insert(pending_.end(), typed.begin(), typed.end());
+    return;
+  }
+  const EscapeFilter::Command command = escape_.feed(typed, pending_);
+  if (pending_.size() > kMaxPending) pending_.resize(kMaxPending);
+  if (command == EscapeFilter::Command::kQuit) end(Ended::kQuit);
+  if (command == EscapeFilter::Command::kHelp) show_keys();
+}
+
+void Console::offer_pending() {
+  if (pending_.empty()) return;
+  const std::size_t taken = machine_.serial_input(pending_);
+  pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(taken));
+}
+
+}  // namespace vert::cli

@@ -1,0 +1,71 @@
+// The serial console's input, and the signals that end or stop vert, on one thread.
+//
+// Lives while a machine runs: reads what is typed and hands it to the machine, keeps the terminal in raw
+// mode, and stops the machine when the user quits, a signal asks for it, or the terminal goes away.
+#pragma once
+
+#include <atomic>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/fd.hpp"
+#include "cli/escape.hpp"
+#include "cli/serial_output.hpp"
+#include "cli/terminal.hpp"
+#include "machine/machine.hpp"
+
+namespace vert::cli {
+
+class Console {
+ public:
+  /// Why the console stopped the machine.
+  enum class Ended { kNo, kQuit, kSignal, kTerminalGone };
+
+  struct Input {
+    int fd = -1;               // -1: none. Stays open for the console's life
+    bool is_terminal = false;  // raw mode, escape key; its end is the end of the machine
+  };
+
+  /// Blocks in this thread, and so in all that it will start, the signals that the console takes. To be
+  /// called before the machine is made.
+  static void block_signals();
+
+  /// Starts the thread. `output` may be null; it and `machine` outlive the console.
+  Console(machine::Machine& machine, SerialOutput* output, Input input);
+  /// Stops the thread and restores the terminal.
+  ~Console();
+  Console(const Console&) = delete;
+  Console& operator=(const Console&) = delete;
+
+  /// Why the machine was stopped, if the console did it; with kSignal, by which.
+  [[nodiscard]] Ended ended() const { return ended_.load(); }
+  [[nodiscard]] int signal_number() const { return signal_number_.load(); }
+  /// To be called when the output's consumer has gone. Any thread.
+  void output_lost();
+
+ private:
+  void run();
+  void take_signals();
+  void take_input();
+  void offer_pending();
+  void end(Ended why);
+
+  machine::Machine& machine_;
+  SerialOutput* output_;
+  Input input_;
+  std::optional<TerminalGuard> terminal_;
+  base::Fd signals_;
+  base::Fd wake_;
+  std::atomic<Ended> ended_{Ended::kNo};
+  std::atomic<int> signal_number_{0};
+  std::atomic<bool> finish_{false};
+  // The thread's own:
+  EscapeFilter escape_;
+  std::vector<u8> pending_;  // typed, not yet taken by the guest
+  bool reading_ = false;
+  std::thread thread_;
+};
+
+}  // namespace vert::cli

@@ -1,0 +1,135 @@
+// The command line as a whole: parses it, runs the chosen command, prints what went wrong as one line.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cli/commands.hpp"
+#include "cli/text.hpp"
+
+namespace vert::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  vert doctor                                what this host offers
+  vert run --kernel vmlinuz --initrd rd.img --append 'console=ttyS0'
+                                             boot Linux here, console on this terminal
+  vert bench                                 how fast guests run here, against bare metal
+
+'vert COMMAND --help' tells more, by example.)";
+
+/// Descriptors 0 to 2 must be something: else a file that vert opens would become its standard error.
+void ensure_standard_descriptors() {
+  int fd = 0;
+  do {
+    fd = open("/dev/null", O_RDWR);
+  } while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd >= 0) close(fd);
+}
+
+std::vector<std::string> option_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::Option* option : app.get_options()) {
+    for (const std::string& name : option->get_lnames()) names.push_back("--" + name);
+  }
+  return names;
+}
+
+std::vector<std::string> command_names(const CLI::App& app) {
+  std::vector<std::string> names;
+  for (const CLI::App* command : app.get_subcommands(nullptr)) names.push_back(command->get_name());
+  return names;
+}
+
+/// What to say about an argument that nothing takes.
+Error unexpected_argument(const std::string& argument, const CLI::App& app, bool is_command) {
+  const std::string help = is_command ? "vert " + app.get_name() + " --help" : "vert --help";
+  const std::string word = argument.substr(0, argument.find('='));
+  const bool option = argument.starts_with("-") && argument.size() > 1;
+  const auto hint = closest_match(word, option ? option_names(app) : command_names(app));
+  const std::string what = option ? "unknown option" : is_command ? "unexpected argument" : "unknown command";
+  if (hint) return {fmt::format("{} '{}'; did you mean '{}'?", what, word, *hint)};
+  return {fmt::format("{} '{}'; see '{}'", what, word, help)};
+}
+
+/// CLI11's own words, as one line.
+Error parse_failure(const CLI::ParseError& error, const CLI::App& app) {
+  std::string text = error.what();
+  if (dynamic_cast<const CLI::ArgumentMismatch*>(&error) != nullptr && text.starts_with("--")) {
+    text = text.substr(0, text.find(':')) + " needs a value";
+  }
+  std::ranges::replace(text, '\n', ' ');
+  const auto chosen = app.get_subcommands();
+  return {fmt::format("{}; see 'vert {}--help'", text, chosen.empty() ? "" : chosen[0]->get_name() + " ")};
+}
+
+Result<int> parse_and_run(int argc, const char* const* argv) {
+  CLI::App app("vert runs unmodified operating systems on any x86-64 Linux machine.", "vert");
+  app.footer(kExamples);
+  app.set_version_flag("--version", "vert " VERT_VERSION, "Show the version and leave");
+  app.get_formatter()->column_width(28);
+  app.allow_extras();
+  std::vector<std::unique_ptr<Command>> commands;
+  commands.push_back(make_run_command(app));
+  commands.push_back(make_doctor_command(app));
+  for (const auto& command : commands) {
+    command->app().allow_extras();
+    command->app().fallthrough(false);
+    for (CLI::Option* option : command->app().get_options()) {
+      if (option->get_items_expected_max() == 1)
+        option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    }
+  }
+
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != static_cast<int>(CLI::ExitCodes::Success)) {
+      return std::unexpected(parse_failure(error, app));
+    }
+    // --help and --version come as exceptions too.
+    const auto chosen = app.get_subcommands();
+    const bool version = dynamic_cast<const CLI::CallForVersion*>(&error) != nullptr;
+    print_out(version ? std::string(error.what()) + "\n" : (chosen.empty() ? &app : chosen[0])->help());
+    return kExitOk;
+  }
+  for (const auto& command : commands) {
+    if (!command->app().parsed()) continue;
+    const auto left = command->app().remaining();
+    if (!left.empty()) return std::unexpected(unexpected_argument(left[0], command->app(), true));
+    return command->run();
+  }
+  const auto left = app.remaining();
+  if (!left.empty()) return std::unexpected(unexpected_argument(left[0], app, false));
+  print_out(app.help());
+  return kExitFailure;
+}
+
+}  // namespace
+
+void print_out(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+void print_error(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
+
+int run_program(int argc, const char* const* argv) {
+  ensure_standard_descriptors();
+  int status = kExitFailure;
+  try {
+    const Result<int> result = parse_and_run(argc, argv);
+    if (!result) print_error(fmt::format("vert: {}\n", result.error().message));
+    status = result.value_or(kExitFailure);
+  } catch (const std::exception& exception) {
+    print_error(fmt::format("vert: {}\n", exception.what()));
+  }
+  if (std::fflush(stdout) != 0 && status == kExitOk) {
+    print_error("vert: cannot write to standard output\n");
+    status = kExitFailure;
+  }
+  return status;
+}
+
+}  // namespace vert::cli
