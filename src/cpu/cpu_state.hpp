@@ -189,7 +189,8 @@ struct CpuState {
   bool operator==(const CpuState&) const = default;
 };
 
-/// The state after power-up or RESET (SDM 3A, 9.1.1 and table 9-1): real mode at FFFF0h.
+/// The state after power-up or RESET (SDM 3A, 9.1.1 and table 9-1): real mode at FFFFFFF0h. tsc_offset is
+/// left to the caller, as it belongs to the whole machine.
 void reset(CpuState& state);
 /// The state after INIT: as reset(), but the FPU, most MSRs, CR0.CD/NW and the TSC keep their values.
 void init(CpuState& state);

@@ -2,10 +2,11 @@
 //
 // One Mmu for each vCPU, used on its thread. A failed access returns false and leaves the fault in fault();
 // nothing was written then, except by an access that crosses pages onto MMIO (which is not restartable on
-// hardware either). Addresses are linear: segmentation is the caller's (cpu/segmentation.hpp).
+// hardware either). Addresses are linear: segmentation is the caller's (cpu/protection.hpp).
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstring>
 #include <mutex>
 #include <optional>
@@ -42,6 +43,10 @@ struct Translation {
 [[nodiscard]] bool walk(const CpuState& state, memory::GuestMemory& memory, unsigned physical_bits,
                         Gla linear, AccessKind kind, Privilege privilege, Translation& translation,
                         x86::Fault& fault);
+
+/// As walk(), for debuggers: no permission check, no A or D, no fault. Nothing if the address is not mapped.
+[[nodiscard]] std::optional<Gpa> debug_walk(const CpuState& state, const memory::GuestMemory& memory,
+                                            unsigned physical_bits, Gla linear);
 
 /// Loads state.pdpte from CR3 for PAE paging. False, #GP(0) at the caller, if a present entry has reserved
 /// bits.
@@ -102,7 +107,12 @@ class Mmu {
   /// On success `host` points to them if they are RAM and contiguous on the host (then: modify atomically
   /// where LOCK asks for it, and call written()), else it is null: do read() and write(), under
   /// split_lock_mutex() if locked.
-  [[nodiscard]] bool prepare_rmw(Gla address, unsigned size, u8*& host);
+  [[nodiscard]] bool prepare_rmw(Gla address, unsigned size, u8*& host) {
+    host = lookup(AccessKind::kWrite, privilege_, address, size);
+    if (host != nullptr) [[likely]]
+      return true;
+    return slow_prepare_rmw(address, size, host);
+  }
   void written(const u8* host, unsigned size) { context_.memory->written(host, size); }
 
   /// Where `address` lies for instruction fetch: the host page and its guest-physical base. A page of code
@@ -116,7 +126,9 @@ class Mmu {
   /// Translates for debuggers and device-like accesses: no A or D bits, no fault, no permission check.
   [[nodiscard]] std::optional<Gpa> translate_for_debug(Gla address) const;
 
+  /// Forgets all translations. To be called after each change of CR0.PG or WP, CR3, CR4, EFER and PKRU.
   void flush();
+  /// INVLPG: forgets the page, of whatever size, that holds `address`.
   void flush_page(Gla address);
 
  private:
@@ -126,7 +138,7 @@ class Mmu {
     u64 tag = 0;
     u8* page = nullptr;
   };
-  static constexpr unsigned kIndexBits = 9;
+  static constexpr unsigned kIndexBits = 11;
   static constexpr unsigned kSize = 1U << kIndexBits;
   static constexpr unsigned kPrivileges = 3;
   static constexpr unsigned kKinds = 3;
@@ -147,14 +159,37 @@ class Mmu {
     std::memcpy(host, &value, sizeof(T));
   }
 
-  /// Translates the page of `address` and fills the TLB if it is RAM; host is null for MMIO.
   struct Target {
-    u8* host = nullptr;  // of `address` itself
+    u8* host = nullptr;  // of the address itself; null outside RAM
     Gpa gpa;
   };
+  /// Where an access of at most a page's size lies: in one page or in two.
+  struct Range {
+    Target first;
+    Target second;
+    u64 first_size = 0;
+  };
+  /// Translates the page of `address` and fills the TLB if it is RAM.
   [[nodiscard]] bool translate(AccessKind kind, Privilege privilege, Gla address, Target& target);
-  [[nodiscard]] bool slow_read(Privilege privilege, Gla address, std::span<u8> to);
-  [[nodiscard]] bool slow_write(Privilege privilege, Gla address, std::span<const u8> from);
+  [[nodiscard]] bool translate_range(AccessKind kind, Privilege privilege, Gla address, u64 size,
+                                     Range& range);
+  [[nodiscard]] bool check_canonical(Gla address, u64 size);
+  /// Outside long mode linear addresses have 32 bits.
+  [[nodiscard]] Gla wrapped(Gla address) const;
+  void read_target(const Target& target, std::span<u8> to);
+  void write_target(const Target& target, std::span<const u8> from);
+  [[gnu::noinline]] [[nodiscard]] bool slow_read(Privilege privilege, Gla address, std::span<u8> to);
+  [[gnu::noinline]] [[nodiscard]] bool slow_write(Privilege privilege, Gla address, std::span<const u8> from);
+  [[gnu::noinline]] [[nodiscard]] bool slow_prepare_rmw(Gla address, unsigned size, u8*& host);
+
+  // Which stretches of 4 MiB, and of 1 GiB, hold large pages of which a part is in the TLB: INVLPG of one
+  // address in such a page must forget all of it. Stretches share bits modulo the sets' size.
+  static constexpr std::array<unsigned, 2> kLargePageShifts = {22, 30};
+  static constexpr unsigned kLargePageSlots = 512;
+  [[nodiscard]] static std::size_t large_page_slot(std::size_t set, Gla address) {
+    return (address.value() >> kLargePageShifts[set]) % kLargePageSlots;
+  }
+  void remember_large_page(Gla address, u64 page_size);
 
   VcpuContext context_;
   CpuState* state_ = nullptr;
@@ -163,6 +198,7 @@ class Mmu {
   // The generation lives in the low 12 bits, which page addresses leave free; 0 is never used, so that
   // zeroed entries never match.
   u64 generation_ = 1;
+  std::array<std::bitset<kLargePageSlots>, kLargePageShifts.size()> large_pages_;
   std::array<std::array<std::array<Entry, kSize>, kPrivileges>, kKinds> tlb_;
 };
 

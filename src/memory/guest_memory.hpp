@@ -64,6 +64,14 @@ class GuestMemory {
   [[nodiscard]] Frame frame_of(const u8* host_address) const {
     return static_cast<Frame>(static_cast<u64>(host_address - mapping_.data()) >> kPageShift);
   }
+  /// The reverse of host(): `host_address` lies in RAM.
+  [[nodiscard]] Gpa gpa_of(const u8* host_address) const {
+    for (const Mapped& region : mapped_) {
+      const auto offset = static_cast<u64>(host_address - region.host);
+      if (offset < region.size) return region.base + offset;
+    }
+    check_failed("host address in RAM", __FILE__, __LINE__);
+  }
   [[nodiscard]] Frame frame_count() const { return static_cast<Frame>(mapping_.size() >> kPageShift); }
 
   // Code pages. An engine that caches anything made from a page's bytes calls watch_code() first, reads the

@@ -15,8 +15,7 @@
 
 namespace vert::x86 {
 
-/// CPUID feature flags that vert knows, SDM spelling. (The list and its CPUID positions are one table in
-/// cpu_model.cpp.)
+/// CPUID feature flags that vert knows, SDM spelling; x86/features.inc is the one table of them.
 enum class Feature : u8 {
 #define VERT_FEATURE(name, leaf, subleaf, reg, bit) name,
 #include "x86/features.inc"
@@ -43,8 +42,15 @@ struct CpuidInput {
 
 class CpuModel {
  public:
-  /// "x86-64-v2", "x86-64-v3", "x86-64-v4", or "host": all that vert knows and this host has. A baseline with
-  /// vector features that this host lacks is an error, since they run on the host's own units; it says which.
+  /// Family 6, model 8Fh (Sapphire Rapids), stepping 8, whatever the features: user programs that tune by
+  /// model find a modern core, and kernels find none of the old cores' errata.
+  static constexpr u32 kSignature = 0x000806F8;
+  /// The core crystal clock, which also drives the local APIC's timer (SDM 3A, 10.5.4).
+  static constexpr u64 kCrystalFrequency = 1'000'000'000;
+
+  /// "x86-64-v2", "x86-64-v3", "x86-64-v4", or "host": all that vert knows and this host has. Features may be
+  /// added and taken away by name ("x86-64-v3,+LA57,-RDSEED"); what needs a feature goes with it. Vector
+  /// features that this host lacks are an error, since they run on the host's own units; it says which.
   [[nodiscard]] static Result<CpuModel> make(std::string_view name);
   [[nodiscard]] static std::span<const std::string_view> names();
 
@@ -52,11 +58,16 @@ class CpuModel {
   [[nodiscard]] bool has(Feature feature) const { return features_[static_cast<std::size_t>(feature)]; }
   [[nodiscard]] CpuidResult cpuid(const CpuidInput& input) const;
 
-  /// True if the model has what an instruction of this set needs (else it is #UD).
+  /// True if the model has what an instruction of this set needs (else it is #UD). LZCNT and TZCNT are always
+  /// allowed: see legacy_form().
   [[nodiscard]] bool allows(const Insn& insn) const;
 
+  /// Without BMI1 or LZCNT the processor ignores the prefix that makes TZCNT and LZCNT of BSF and BSR:
+  /// changes `insn` to what the model executes.
+  void legacy_form(Insn& insn) const;
+
   [[nodiscard]] unsigned physical_bits() const { return 46; }
-  /// Bits that may be set in CR4, XCR0, XSS, EFER and IA32_ARCH_CAPABILITIES's fixed value.
+  /// Bits that may be set in CR4, XCR0 and EFER (none in XSS), and IA32_ARCH_CAPABILITIES's fixed value.
   [[nodiscard]] u64 cr4_allowed() const;
   [[nodiscard]] u64 xcr0_allowed() const;
   [[nodiscard]] u64 efer_allowed() const;
@@ -64,20 +75,32 @@ class CpuModel {
   /// Hz; measured on the host once a process.
   [[nodiscard]] u64 tsc_frequency() const { return tsc_frequency_; }
 
-  /// Offset and size of an XSAVE component in the standard (non-compacted) format; 512-byte legacy area and
-  /// header not counted. Components 0 and 1 lie in the legacy area.
+  /// Offset (from the start of the XSAVE area, as CPUID.0DH tells it) and size of a component in the standard
+  /// (non-compacted) format. Components 0 and 1 lie in the legacy area; size 0 means that it does not exist.
   struct XsaveComponent {
     u32 offset = 0;
     u32 size = 0;
   };
   [[nodiscard]] static XsaveComponent xsave_component(unsigned index);
-  /// Size of an XSAVE area for these components.
+  /// Size of an XSAVE area for these components, legacy area and header included. No component is aligned in
+  /// the compacted format (CPUID.0DH.n:ECX[1] is 0 for all).
   [[nodiscard]] static u32 xsave_size(u64 components, bool compacted);
 
  private:
+  using FeatureSet = std::array<bool, static_cast<std::size_t>(Feature::kCount)>;
+
+  [[nodiscard]] CpuidResult basic_leaf(const CpuidInput& input) const;
+  [[nodiscard]] CpuidResult extended_leaf(const CpuidInput& input) const;
+  [[nodiscard]] CpuidResult hypervisor_leaf(u32 leaf) const;
+  [[nodiscard]] CpuidResult xsave_leaf(const CpuidInput& input) const;
+  [[nodiscard]] CpuidResult brand_leaf(u32 leaf) const;
+  void set_tsc_frequency(u64 hz);
+
   std::string_view name_;
-  std::array<bool, static_cast<std::size_t>(Feature::kCount)> features_{};
+  FeatureSet features_{};
   u64 tsc_frequency_ = 0;
+  u32 tsc_ratio_numerator_ = 1;  // TSC frequency / kCrystalFrequency
+  u32 tsc_ratio_denominator_ = 1;
 };
 
 }  // namespace vert::x86

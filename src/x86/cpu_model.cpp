@@ -1,0 +1,515 @@
+#include "x86/cpu_model.hpp"
+
+#include <cpuid.h>
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "base/host_tsc.hpp"
+#include "x86/registers.hpp"
+
+namespace vert::x86 {
+
+namespace {
+
+using enum Feature;
+
+enum class Register : u8 { EAX, EBX, ECX, EDX };
+
+struct FeatureInfo {
+  std::string_view name;
+  u32 leaf;
+  u32 subleaf;
+  Register reg;
+  u8 bit;
+};
+
+constexpr auto kFeatures = std::to_array<FeatureInfo>({
+#define VERT_FEATURE(name, leaf, subleaf, reg, bit) {#name, leaf, subleaf, Register::reg, bit},
+#include "x86/features.inc"
+#undef VERT_FEATURE
+});
+
+constexpr std::size_t index_of(Feature feature) { return static_cast<std::size_t>(feature); }
+
+// What every x86-64 processor has (psABI, table 3.1), and what vert emulates for every guest because it makes
+// guests cheaper or safer. Not here though known: LA57 (longer walks for no use), MONITOR (idle guests shall
+// HLT), PKU.
+constexpr auto kEveryModel = std::to_array<Feature>({
+    FPU,
+    DE,
+    PSE,
+    TSC,
+    MSR,
+    PAE,
+    MCE,
+    CX8,
+    APIC,
+    SEP,
+    MTRR,
+    PGE,
+    MCA,
+    CMOV,
+    PAT,
+    PSE36,
+    CLFSH,
+    MMX,
+    FXSR,
+    SSE,
+    SSE2,
+    SS,
+    SYSCALL,
+    LM,
+    PCID,
+    X2APIC,
+    XSAVE,
+    TSC_DEADLINE,
+    RDRAND,
+    RDSEED,
+    HYPERVISOR,
+    ARAT,
+    FSGSBASE,
+    TSC_ADJUST,
+    SMEP,
+    ERMS,
+    INVPCID,
+    SMAP,
+    UMIP,
+    RDPID,
+    FSRM,
+    SPEC_CTRL,
+    ARCH_CAPABILITIES,
+    XSAVEOPT,
+    XSAVEC,
+    XGETBV1,
+    XSAVES,
+    PREFETCHW,
+    NX,
+    PDPE1GB,
+    RDTSCP,
+    INVARIANT_TSC,
+});
+
+// x86-64 psABI, table 3.1: what each microarchitecture level adds.
+constexpr auto kLevel2 = std::to_array<Feature>({CMPXCHG16B, LAHF64, POPCNT, SSE3, SSE4_1, SSE4_2, SSSE3});
+constexpr auto kLevel3 = std::to_array<Feature>({AVX, AVX2, BMI1, BMI2, F16C, FMA, LZCNT, MOVBE});
+constexpr auto kLevel4 = std::to_array<Feature>({AVX512F, AVX512BW, AVX512CD, AVX512DQ, AVX512VL});
+
+// Instructions that run on the host's vector units: a guest has them only where the host has.
+constexpr auto kVector = std::to_array<Feature>({
+    SSE3,
+    PCLMULQDQ,
+    SSSE3,
+    FMA,
+    SSE4_1,
+    SSE4_2,
+    AES,
+    AVX,
+    F16C,
+    AVX2,
+    AVX512F,
+    AVX512DQ,
+    AVX512_IFMA,
+    AVX512CD,
+    SHA,
+    AVX512BW,
+    AVX512VL,
+    AVX512_VBMI,
+    AVX512_VBMI2,
+    GFNI,
+    VAES,
+    VPCLMULQDQ,
+    AVX512_VNNI,
+    AVX512_BITALG,
+    AVX512_VPOPCNTDQ,
+    AVX512_FP16,
+    AVX_VNNI,
+    AVX512_BF16,
+    AVX512_VP2INTERSECT,
+});
+
+// What model "host" takes over from the host besides; all of it could be emulated as well.
+constexpr auto kHostScalar = std::to_array<Feature>({
+    CMPXCHG16B,
+    MOVBE,
+    POPCNT,
+    BMI1,
+    BMI2,
+    ADX,
+    LAHF64,
+    LZCNT,
+    CLFLUSHOPT,
+    CLWB,
+    PKU,
+    FDP_EXCPTN_ONLY,
+    ZERO_FCS_FDS,
+});
+
+struct Dependency {
+  Feature feature;
+  Feature needs;
+};
+// In an order in which one pass settles all.
+constexpr auto kDependencies = std::to_array<Dependency>({
+    {XSAVEOPT, XSAVE},
+    {XSAVEC, XSAVE},
+    {XGETBV1, XSAVE},
+    {XSAVES, XSAVEC},
+    {AVX, XSAVE},
+    {AVX2, AVX},
+    {FMA, AVX},
+    {F16C, AVX},
+    {VAES, AVX},
+    {VPCLMULQDQ, AVX},
+    {AVX_VNNI, AVX2},
+    {AVX512F, AVX2},
+    {AVX512DQ, AVX512F},
+    {AVX512_IFMA, AVX512F},
+    {AVX512CD, AVX512F},
+    {AVX512BW, AVX512F},
+    {AVX512VL, AVX512F},
+    {AVX512_VBMI, AVX512F},
+    {AVX512_VBMI2, AVX512F},
+    {AVX512_VNNI, AVX512F},
+    {AVX512_BITALG, AVX512F},
+    {AVX512_VPOPCNTDQ, AVX512F},
+    {AVX512_FP16, AVX512BW},
+    {AVX512_BF16, AVX512F},
+    {AVX512_VP2INTERSECT, AVX512F},
+});
+
+constexpr std::array<std::string_view, 4> kNames = {"x86-64-v2", "x86-64-v3", "x86-64-v4", "host"};
+
+CpuidResult host_cpuid(u32 leaf, u32 subleaf) {
+  CpuidResult result;
+  if (__get_cpuid_count(leaf, subleaf, &result.eax, &result.ebx, &result.ecx, &result.edx) == 0) return {};
+  return result;
+}
+
+u32& register_of(CpuidResult& result, Register reg) {
+  switch (reg) {
+    case Register::EAX: return result.eax;
+    case Register::EBX: return result.ebx;
+    case Register::ECX: return result.ecx;
+    case Register::EDX: break;
+  }
+  return result.edx;
+}
+
+/// XCR0 of the host: which vector registers its operating system saves for us.
+u64 host_xcr0() {
+  constexpr u32 kOsxsave = 1U << 27;
+  if ((host_cpuid(1, 0).ecx & kOsxsave) == 0) return 0;
+  u32 low = 0, high = 0;
+  // SAFETY: OSXSAVE says that XGETBV exists and user programs may execute it; it only writes EAX and EDX.
+  asm("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return u64{high} << 32 | low;
+}
+
+bool host_has(Feature feature) {
+  const FeatureInfo& info = kFeatures[index_of(feature)];
+  CpuidResult result = host_cpuid(info.leaf, info.subleaf);
+  if ((register_of(result, info.reg) >> info.bit & 1) == 0) return false;
+  constexpr u64 kAvxState = xcr0::SSE | xcr0::AVX;
+  const u64 saved = host_xcr0();
+  const bool avx512 = info.name.starts_with("AVX512");
+  const bool avx = avx512 || info.name.starts_with("AVX") || feature == FMA || feature == F16C ||
+                   feature == VAES || feature == VPCLMULQDQ;
+  if (avx && (saved & kAvxState) != kAvxState) return false;
+  return !avx512 || (saved & xcr0::kAvx512) == xcr0::kAvx512;
+}
+
+/// Applies "+NAME" or "-NAME"; false if it is neither or no feature has the name.
+template <typename Set>
+bool apply_modifier(std::string_view modifier, Set& features) {
+  if (!modifier.starts_with('+') && !modifier.starts_with('-')) return false;
+  const auto info = std::ranges::find(kFeatures, modifier.substr(1), &FeatureInfo::name);
+  if (info == kFeatures.end()) return false;
+  features[static_cast<std::size_t>(info - kFeatures.begin())] = modifier.starts_with('+');
+  return true;
+}
+
+constexpr u32 kMaxBasicLeaf = 0x1F;
+constexpr u32 kMaxHypervisorLeaf = 0x40000010;
+constexpr u32 kMaxExtendedLeaf = 0x80000008;
+
+constexpr u64 kLimitCpuid = u64{1} << 22;  // IA32_MISC_ENABLE (SDM 4, table 2-2)
+constexpr u64 kDisableXd = u64{1} << 34;
+
+enum class CacheType : u32 { kData = 1, kInstruction = 2, kUnified = 3 };
+
+/// One subleaf of CPUID.04H.
+CpuidResult cache(CacheType type, u32 level, u32 kib, u32 ways, u32 sharing, u32 cores) {
+  constexpr u32 kLine = 64;
+  const u32 sets = kib * 1024 / kLine / ways;
+  const u32 cores_field = std::min(std::bit_ceil(cores) - 1, 0x3FU);
+  return {
+      static_cast<u32>(type) | level << 5 | 1U << 8 | std::min(sharing - 1, 0xFFFU) << 14 | cores_field << 26,
+      (kLine - 1) | (ways - 1) << 22, sets - 1, 0};
+}
+
+CpuidResult cache_leaf(u32 subleaf, u32 vcpu_count) {
+  switch (subleaf) {
+    case 0: return cache(CacheType::kData, 1, 48, 12, 1, vcpu_count);
+    case 1: return cache(CacheType::kInstruction, 1, 32, 8, 1, vcpu_count);
+    case 2: return cache(CacheType::kUnified, 2, 2048, 16, 1, vcpu_count);
+    case 3: return cache(CacheType::kUnified, 3, 32768, 16, std::bit_ceil(vcpu_count), vcpu_count);
+    default: return {};
+  }
+}
+
+/// CPUID.0BH and 1FH: one thread a core, all cores in one package.
+CpuidResult topology_leaf(const CpuidInput& input) {
+  constexpr u32 kSmt = 1, kCore = 2;
+  const u32 subleaf = input.subleaf & 0xFF;
+  switch (subleaf) {
+    case 0: return {0, 1, kSmt << 8, input.apic_id};
+    case 1:
+      return {static_cast<u32>(std::bit_width(input.vcpu_count - 1)), input.vcpu_count & 0xFFFF,
+              kCore << 8 | subleaf, input.apic_id};
+    default: return {0, 0, subleaf, input.apic_id};
+  }
+}
+
+CpuidResult vendor_leaf(u32 max_leaf) { return {max_leaf, 0x756E6547, 0x6C65746E, 0x49656E69}; }
+
+}  // namespace
+
+std::span<const std::string_view> CpuModel::names() { return kNames; }
+
+Result<CpuModel> CpuModel::make(std::string_view name) {
+  const std::string_view base = name.substr(0, name.find(','));
+  const auto known = std::ranges::find(kNames, base);
+  if (known == kNames.end())
+    return make_error("there is no CPU model '{}'; there are {}", base, fmt::join(kNames, ", "));
+
+  CpuModel model;
+  model.name_ = *known;
+  FeatureSet& features = model.features_;
+  const auto add = [&features](std::span<const Feature> added, bool only_if_host_has = false) {
+    for (const Feature feature : added) features[index_of(feature)] = !only_if_host_has || host_has(feature);
+  };
+  add(kEveryModel);
+  if (base == "host") {
+    add(kVector, true);
+    add(kHostScalar, true);
+  } else {
+    add(kLevel2);
+    if (base >= "x86-64-v3") add(kLevel3);
+    if (base >= "x86-64-v4") add(kLevel4);
+  }
+
+  for (std::string_view rest = name.substr(base.size()); !rest.empty();) {
+    rest.remove_prefix(1);
+    const std::string_view modifier = rest.substr(0, rest.find(','));
+    if (!apply_modifier(modifier, features))
+      return make_error("'{}' in CPU model '{}' is not + or - and a feature's name", modifier, name);
+    rest.remove_prefix(modifier.size());
+  }
+  for (const auto& [feature, needs] : kDependencies) {
+    if (!features[index_of(needs)]) features[index_of(feature)] = false;
+  }
+  for (const Feature feature : kVector) {
+    if (features[index_of(feature)] && !host_has(feature))
+      return make_error("CPU model '{}' needs {}, which this host has not; choose a lower one, or 'host'",
+                        name, kFeatures[index_of(feature)].name);
+  }
+  model.set_tsc_frequency(base::host_tsc_frequency());
+  return model;
+}
+
+void CpuModel::set_tsc_frequency(u64 hz) {
+  tsc_frequency_ = hz;
+  // CPUID.15H tells the frequency as a ratio to the crystal's. Linux multiplies the numerator by the
+  // crystal's kilohertz in 32 bits, so the ratio is the best one with a numerator that bears this.
+  constexpr u64 kMaxNumerator = ~u32{0} / (kCrystalFrequency / 1000);
+  const auto error_of = [hz](u64 numerator, u64 denominator) {
+    const i128 difference = i128{hz} * denominator - i128{numerator} * kCrystalFrequency;
+    return difference < 0 ? -difference : difference;
+  };
+  i128 least = 0;
+  for (u64 denominator = 1;; ++denominator) {
+    const auto numerator =
+        static_cast<u64>((u128{hz} * denominator + kCrystalFrequency / 2) / kCrystalFrequency);
+    if (numerator > kMaxNumerator) break;
+    const i128 error = error_of(numerator, denominator);
+    if (numerator == 0 || (least != 0 && error * tsc_ratio_denominator_ >= least * i128{denominator}))
+      continue;
+    least = error;
+    tsc_ratio_numerator_ = static_cast<u32>(numerator);
+    tsc_ratio_denominator_ = static_cast<u32>(denominator);
+    if (error == 0) break;
+  }
+}
+
+u64 CpuModel::cr4_allowed() const {
+  u64 allowed = cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE | cr4::OSFXSR |
+                cr4::OSXMMEXCPT;
+  constexpr auto kGated = std::to_array<std::pair<Feature, u64>>({
+      {UMIP, cr4::UMIP},
+      {LA57, cr4::LA57},
+      {FSGSBASE, cr4::FSGSBASE},
+      {PCID, cr4::PCIDE},
+      {XSAVE, cr4::OSXSAVE},
+      {SMEP, cr4::SMEP},
+      {SMAP, cr4::SMAP},
+      {PKU, cr4::PKE},
+  });
+  for (const auto& [feature, bit] : kGated) {
+    if (has(feature)) allowed |= bit;
+  }
+  return allowed;
+}
+
+u64 CpuModel::xcr0_allowed() const {
+  u64 allowed = xcr0::X87 | xcr0::SSE;
+  if (has(AVX)) allowed |= xcr0::AVX;
+  if (has(AVX512F)) allowed |= xcr0::kAvx512;
+  if (has(PKU)) allowed |= xcr0::PKRU;
+  return allowed;
+}
+
+u64 CpuModel::efer_allowed() const { return efer::SCE | efer::LME | efer::LMA | (has(NX) ? efer::NXE : 0); }
+
+u64 CpuModel::arch_capabilities() const {
+  // SDM 4, table 2-2, IA32_ARCH_CAPABILITIES: immune to all that there is a bit for.
+  constexpr auto kBits = std::to_array<unsigned>({
+      0,   // RDCL_NO: no page-table isolation
+      1,   // IBRS_ALL: no retpolines
+      3,   // SKIP_L1DFL_VMENTRY
+      4,   // SSB_NO
+      5,   // MDS_NO
+      6,   // IF_PSCHANGE_MC_NO
+      8,   // TAA_NO
+      13,  // SBDR_SSDP_NO
+      14,  // FBSDP_NO
+      15,  // PSDP_NO
+      20,  // BHI_NO
+      24,  // PBRSB_NO
+      26,  // GDS_NO
+      27,  // RFDS_NO
+      62,  // ITS_NO
+  });
+  u64 value = 0;
+  for (const unsigned bit : kBits) value |= u64{1} << bit;
+  return value;
+}
+
+CpuModel::XsaveComponent CpuModel::xsave_component(unsigned index) {
+  // As on Intel's processors with AVX-512; the hole below is MPX's.
+  switch (u64{1} << (index & 63)) {
+    case xcr0::X87: return {0, 160};
+    case xcr0::SSE: return {160, 256};
+    case xcr0::AVX: return {576, 256};
+    case xcr0::OPMASK: return {1088, 64};
+    case xcr0::ZMM_HI256: return {1152, 512};
+    case xcr0::HI16_ZMM: return {1664, 1024};
+    case xcr0::PKRU: return {2688, 8};
+    default: return {};
+  }
+}
+
+u32 CpuModel::xsave_size(u64 components, bool compacted) {
+  u32 size = 512 + 64;  // the legacy area and the header
+  for (unsigned i = 2; i < 63; ++i) {
+    if ((components >> i & 1) == 0) continue;
+    const XsaveComponent component = xsave_component(i);
+    size = compacted ? size + component.size : std::max(size, component.offset + component.size);
+  }
+  return size;
+}
+
+CpuidResult CpuModel::cpuid(const CpuidInput& input) const {
+  CpuidResult result;
+  CpuidInput effective = input;
+  if (input.leaf >= 0x40000000 && input.leaf <= 0x400000FF) {
+    result = hypervisor_leaf(input.leaf);
+  } else if (input.leaf >= 0x80000000 && input.leaf <= kMaxExtendedLeaf) {
+    result = extended_leaf(input);
+  } else {
+    // Beyond the last leaf, Intel's processors answer as for the highest basic one (SDM 2A, CPUID).
+    effective.leaf = std::min(input.leaf, kMaxBasicLeaf);
+    result = basic_leaf(effective);
+  }
+  for (std::size_t i = 0; i < kFeatures.size(); ++i) {
+    const FeatureInfo& info = kFeatures[i];
+    if (features_[i] && info.leaf == effective.leaf &&
+        info.subleaf == (info.leaf == 7 || info.leaf == 0xD ? input.subleaf : 0))
+      register_of(result, info.reg) |= 1U << info.bit;
+  }
+  if (effective.leaf == 0x80000001 && (input.misc_enable & kDisableXd) != 0)
+    result.edx &= ~(1U << kFeatures[index_of(NX)].bit);
+  return result;
+}
+
+CpuidResult CpuModel::basic_leaf(const CpuidInput& input) const {
+  const auto mhz = static_cast<u32>(tsc_frequency_ / 1'000'000);
+  switch (input.leaf) {
+    case 0x0: return vendor_leaf((input.misc_enable & kLimitCpuid) != 0 ? 2 : kMaxBasicLeaf);
+    case 0x1: {
+      constexpr u32 kClflushLine = 64 / 8, kHtt = 1U << 28, kOsxsave = 1U << 27;
+      const u32 ids = std::min(std::bit_ceil(input.vcpu_count), 0xFFU);
+      return {kSignature, kClflushLine << 8 | ids << 16 | input.apic_id << 24,
+              (input.cr4 & cr4::OSXSAVE) != 0 ? kOsxsave : 0, input.vcpu_count > 1 ? kHtt : 0};
+    }
+    // The TLB's descriptors of a modern core; FFh sends to leaf 4 for the caches.
+    case 0x2: return {0x76036301, 0x00F0B5FF, 0, 0x00C30000};
+    case 0x4: return cache_leaf(input.subleaf, input.vcpu_count);
+    // Extensions enumerated, but no C-state to hint at: Linux prefers HLT then.
+    case 0x5: return has(MONITOR) ? CpuidResult{64, 64, 1, 0} : CpuidResult{};
+    case 0x7: {
+      constexpr u32 kOspke = 1U << 4;
+      if (input.subleaf != 0) return {};
+      return {1, 0, (input.cr4 & cr4::PKE) != 0 ? kOspke : 0, 0};
+    }
+    case 0xB:
+    case 0x1F: return topology_leaf(input);
+    case 0xD: return xsave_leaf(input);
+    case 0x15: return {tsc_ratio_denominator_, tsc_ratio_numerator_, static_cast<u32>(kCrystalFrequency), 0};
+    case 0x16: return {mhz, mhz, 100, 0};
+    default: return {};
+  }
+}
+
+CpuidResult CpuModel::xsave_leaf(const CpuidInput& input) const {
+  if (!has(XSAVE)) return {};
+  const u64 allowed = xcr0_allowed();
+  if (input.subleaf == 0)
+    return {static_cast<u32>(allowed), xsave_size(input.xcr0, false), xsave_size(allowed, false),
+            static_cast<u32>(allowed >> 32)};
+  if (input.subleaf == 1) return {0, has(XSAVEC) ? xsave_size(input.xcr0 | input.xss, true) : 0, 0, 0};
+  if (input.subleaf >= 63 || (allowed >> input.subleaf & 1) == 0) return {};
+  const XsaveComponent component = xsave_component(input.subleaf);
+  return {component.size, component.offset, 0, 0};
+}
+
+CpuidResult CpuModel::hypervisor_leaf(u32 leaf) const {
+  switch (leaf) {
+    case 0x40000000: return {kMaxHypervisorLeaf, 0x74726576, 0x74726576, 0x74726576};  // "vertvertvert"
+    case kMaxHypervisorLeaf:
+      return {static_cast<u32>(tsc_frequency_ / 1000), static_cast<u32>(kCrystalFrequency / 1000), 0, 0};
+    default: return {};
+  }
+}
+
+CpuidResult CpuModel::extended_leaf(const CpuidInput& input) const {
+  switch (input.leaf) {
+    case 0x80000000: return {kMaxExtendedLeaf, 0, 0, 0};
+    case 0x80000002:
+    case 0x80000003:
+    case 0x80000004: return brand_leaf(input.leaf);
+    case 0x80000006: return {0, 0, 2048U << 16 | 8U << 12 | 64U, 0};  // L2: KiB, 16 ways, line
+    case 0x80000008: return {physical_bits() | (has(LA57) ? 57U : 48U) << 8, 0, 0, 0};
+    default: return {};
+  }
+}
+
+CpuidResult CpuModel::brand_leaf(u32 leaf) const {
+  std::array<char, 48> brand{};
+  fmt::format_to_n(brand.begin(), brand.size() - 1, "vert {}", name_);
+  std::array<u32, 4> words{};
+  std::memcpy(words.data(), brand.data() + (leaf - 0x80000002) * sizeof words, sizeof words);
+  return {words[0], words[1], words[2], words[3]};
+}
+
+}  // namespace vert::x86
