@@ -125,7 +125,7 @@ bool Mmu::translate(AccessKind kind, Privilege privilege, Gla address, Target& t
     return false;
   u8* page = context_.memory->host(translation.page, kPageSize);
   target = {page != nullptr ? page + offset : nullptr, translation.page + offset};
-  if (page == nullptr) return true;
+  if (page == nullptr || watched_page(address)) return true;
   if (translation.page_size != kPageSize) remember_large_page(address, translation.page_size);
   const Entry entry{tag_of(address), page};
   entry_for(kind, privilege, address) = entry;
@@ -185,6 +185,7 @@ bool Mmu::slow_read(Privilege privilege, Gla address, std::span<u8> to) {
     read_target(range.first, to.first(range.first_size));
     if (range.first_size < size)
       read_target(range.second, to.subspan(range.first_size, size - range.first_size));
+    note_access(AccessKind::kRead, address, size);
     to = to.subspan(size);
     address = address + size;
   }
@@ -200,6 +201,7 @@ bool Mmu::slow_write(Privilege privilege, Gla address, std::span<const u8> from)
     write_target(range.first, from.first(range.first_size));
     if (range.first_size < size)
       write_target(range.second, from.subspan(range.first_size, size - range.first_size));
+    note_access(AccessKind::kWrite, address, size);
     from = from.subspan(size);
     address = address + size;
   }
@@ -226,7 +228,31 @@ bool Mmu::slow_prepare_rmw(Gla address, unsigned size, u8*& host) {
       range.first_size == size ||
       (range.first.host != nullptr && range.second.host == range.first.host + range.first_size);
   if (contiguous) host = range.first.host;
+  note_access(AccessKind::kWrite, address, size);
   return true;
+}
+
+void Mmu::set_watches(const std::array<Watch, 4>& watches) {
+  watches_ = watches;
+  watching_ = std::ranges::any_of(watches, [](const Watch& watch) { return watch.size != 0; });
+  flush();
+}
+
+bool Mmu::watched_page(Gla address) const {
+  if (!watching_) return false;
+  // An aligned breakpoint of at most 8 bytes lies in one page.
+  return std::ranges::any_of(watches_, [address](const Watch& watch) {
+    return watch.size != 0 && watch.address.page_number() == address.page_number();
+  });
+}
+
+void Mmu::note_access(AccessKind kind, Gla address, u64 size) {
+  if (!watching_) return;
+  for (unsigned i = 0; i < watches_.size(); ++i) {
+    const Watch& watch = watches_[i];
+    if (kind == AccessKind::kRead && !watch.reads) continue;
+    if (watch.address - address < size || address - watch.address < watch.size) watch_hits_ |= 1U << i;
+  }
 }
 
 bool Mmu::translate_code(Gla address, CodePage& page) {

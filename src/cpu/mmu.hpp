@@ -12,6 +12,7 @@
 #include <optional>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #include "cpu/cpu_state.hpp"
 #include "cpu/engine.hpp"
@@ -113,7 +114,19 @@ class Mmu {
       return true;
     return slow_prepare_rmw(address, size, host);
   }
-  void written(const u8* host, unsigned size) { context_.memory->written(host, size); }
+  void written(const u8* host, u64 size) { context_.memory->written(host, size); }
+
+  /// Host address of `address`, good to the end of its page, for bulk access; null for what is not RAM.
+  /// Whoever writes there calls written().
+  [[nodiscard]] bool host_address(AccessKind kind, Privilege privilege, Gla address, u8*& host) {
+    host = lookup(kind, privilege, address, 1);
+    if (host != nullptr) [[likely]]
+      return true;
+    Target target;
+    if (!translate(kind, privilege, address, target)) return false;
+    host = target.host;
+    return true;
+  }
 
   /// Where `address` lies for instruction fetch: the host page and its guest-physical base. A page of code
   /// outside RAM gives host == nullptr (execution there raises #GP in vert: a documented simplification).
@@ -122,6 +135,17 @@ class Mmu {
     Gpa gpa;
   };
   [[nodiscard]] bool translate_code(Gla address, CodePage& page);
+
+  /// A data breakpoint: completed accesses that touch [address, address + size) are noted.
+  struct Watch {
+    Gla address;
+    u64 size = 0;        // 0: none
+    bool reads = false;  // writes are always noted
+  };
+  /// Watches these from now on, the breakpoints DR0..DR3 (SDM 3B, 17.2). Their pages bypass the TLB.
+  void set_watches(const std::array<Watch, 4>& watches);
+  /// The breakpoints that were hit since the last call, as DR6 has them.
+  [[nodiscard]] u32 take_watch_hits() { return std::exchange(watch_hits_, 0); }
 
   /// Translates for debuggers and device-like accesses: no A or D bits, no fault, no permission check.
   [[nodiscard]] std::optional<Gpa> translate_for_debug(Gla address) const;
@@ -191,8 +215,14 @@ class Mmu {
   }
   void remember_large_page(Gla address, u64 page_size);
 
+  [[nodiscard]] bool watched_page(Gla address) const;
+  void note_access(AccessKind kind, Gla address, u64 size);
+
   VcpuContext context_;
   CpuState* state_ = nullptr;
+  bool watching_ = false;
+  std::array<Watch, 4> watches_;
+  u32 watch_hits_ = 0;
   Privilege privilege_ = Privilege::kSmap;
   x86::Fault fault_;
   // The generation lives in the low 12 bits, which page addresses leave free; 0 is never used, so that
