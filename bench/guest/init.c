@@ -1,6 +1,6 @@
 /* Process 1 of the benchmark's guest: runs what /plan says, reports each run as a line, powers off.
  *
- * A line of /plan is `PROGRAM COUNT RUNS`. Around each run it prints, on the console,
+ * A line of /plan is `PROGRAM COUNT`, one run. Around each it prints, on the console,
  *   vert-bench begin PROGRAM COUNT
  *   vert-bench end PROGRAM SECONDS      (or: vert-bench failed PROGRAM STATUS)
  * and at last `vert-bench done`, so that the host can also take the time by its own clock. */
@@ -68,10 +68,7 @@ int main(void) {
   if (plan != NULL) {
     char program[32];
     char count[32];
-    int runs = 0;
-    while (fscanf(plan, "%31s %31s %d", program, count, &runs) == 3) {
-      for (int run = 0; run < runs; run++) measure(program, count);
-    }
+    while (fscanf(plan, "%31s %31s", program, count) == 2) measure(program, count);
     fclose(plan);
   }
   report("vert-bench done\n");

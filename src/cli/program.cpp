@@ -75,6 +75,7 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
   app.allow_extras();
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(make_run_command(app));
+  commands.push_back(make_bench_command(app));
   commands.push_back(make_doctor_command(app));
   for (const auto& command : commands) {
     command->app().allow_extras();

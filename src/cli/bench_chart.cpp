@@ -1,0 +1,120 @@
+// The bar chart of `vert bench`: ratios to bare metal, logarithmic, as SVG.
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "cli/bench_report.hpp"
+
+namespace vert::cli {
+namespace {
+
+constexpr double kWidth = 760;
+constexpr double kLeft = 120;
+constexpr double kRight = 80;
+constexpr double kTop = 64;
+constexpr double kBar = 18;
+constexpr double kGap = 4;
+constexpr double kGroupGap = 18;
+
+// Middle tones with enough contrast on white and on black; text follows the reader's colour scheme.
+constexpr std::string_view kStyle = R"(<style>
+text { font: 13px sans-serif; fill: #24292f; }
+.title { font-weight: bold; font-size: 15px; }
+.axis { stroke: #8c959f; stroke-width: 1; }
+.grid { stroke: #8c959f; stroke-width: 0.5; stroke-dasharray: 2 3; }
+@media (prefers-color-scheme: dark) { text { fill: #e6edf3; } }
+</style>
+)";
+
+std::string_view colour(std::string_view engine) {
+  static const std::map<std::string_view, std::string_view> kColours = {
+      {"interp", "#d9730d"}, {"qemu", "#3b82f6"}, {"bt", "#16a34a"}, {"kvm", "#8b5cf6"}};
+  const auto found = kColours.find(engine);
+  return found == kColours.end() ? "#8c959f" : found->second;
+}
+
+/// A logarithmic axis over whole decades that holds 1 and every ratio.
+class Scale {
+ public:
+  explicit Scale(const std::vector<double>& ratios) {
+    for (const double ratio : ratios) {
+      low_ = std::min(low_, static_cast<int>(std::floor(std::log10(ratio))));
+      high_ = std::max(high_, static_cast<int>(std::ceil(std::log10(ratio))));
+    }
+  }
+  [[nodiscard]] double x(double ratio) const {
+    return kLeft + (std::log10(ratio) - low_) / (high_ - low_) * (kWidth - kLeft - kRight);
+  }
+  [[nodiscard]] int low() const { return low_; }
+  [[nodiscard]] int high() const { return high_; }
+
+ private:
+  int low_ = 0;
+  int high_ = 1;
+};
+
+std::string bar(const Scale& scale, double y, double ratio, std::string_view engine) {
+  const double from = std::min(scale.x(1), scale.x(ratio));
+  const double to = std::max(scale.x(1), scale.x(ratio));
+  std::string text =
+      fmt::format(R"(<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{}" rx="2" fill="{}"/>)", from, y,
+                  std::max(to - from, 1.0), kBar, colour(engine));
+  text += fmt::format("\n<text x=\"{:.1f}\" y=\"{:.1f}\">{} {:.{}f}x</text>\n", to + 5, y + kBar - 5, engine,
+                      ratio,
+                      ratio < 10    ? 2
+                      : ratio < 100 ? 1
+                                    : 0);
+  return text;
+}
+
+std::string axis(const Scale& scale, double bottom) {
+  std::string text;
+  for (int decade = scale.low(); decade <= scale.high(); ++decade) {
+    const double x = scale.x(std::pow(10.0, decade));
+    text += fmt::format(R"(<line class="{}" x1="{:.1f}" y1="{}" x2="{:.1f}" y2="{:.1f}"/>)",
+                        decade == 0 ? "axis" : "grid", x, kTop - 8, x, bottom);
+    text += fmt::format("\n<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"middle\">{:g}</text>\n", x,
+                        bottom + 18, std::pow(10.0, decade));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string bench_svg(const BenchReport& report) {
+  const BenchResult* const bare = find_bare(report.results);
+  std::vector<const BenchResult*> guests;
+  std::vector<double> ratios;
+  for (const BenchResult& result : report.results) {
+    if (bare == nullptr || &result == bare || !result.measured()) continue;
+    guests.push_back(&result);
+    for (std::size_t program = 0; program < kBenchPrograms; ++program) {
+      ratios.push_back(result.nanoseconds_per_unit(program) / bare->nanoseconds_per_unit(program));
+    }
+  }
+  const Scale scale(ratios);
+  const double group = static_cast<double>(guests.size()) * (kBar + kGap) + kGroupGap;
+  const double bottom = kTop + kBenchPrograms * group;
+  std::string text = fmt::format(
+      R"(<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" width="{}" height="{:.0f}" role="img">)",
+      kWidth, bottom + 32, kWidth, bottom + 32);
+  text += "\n<title>Time against bare metal</title>\n";
+  text += kStyle;
+  text +=
+      R"(<text class="title" x="12" y="24">Time against bare metal (1 = bare metal, less is faster, log scale)</text>)";
+  text += "\n" + axis(scale, bottom);
+  for (std::size_t program = 0; program < kBenchPrograms; ++program) {
+    double y = kTop + static_cast<double>(program) * group;
+    text += fmt::format("<text x=\"12\" y=\"{:.1f}\">{}</text>\n", y + kBar - 5, kPrograms[program].name);
+    for (std::size_t guest = 0; guest < guests.size(); ++guest) {
+      text += bar(scale, y, ratios[guest * kBenchPrograms + program], guests[guest]->engine);
+      y += kBar + kGap;
+    }
+  }
+  return text + "</svg>\n";
+}
+
+}  // namespace vert::cli

@@ -1,0 +1,151 @@
+// `vert bench`: how fast guests run here, against bare metal and QEMU.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "cli/bench_report.hpp"
+#include "cli/bench_runner.hpp"
+#include "cli/commands.hpp"
+#include "cli/host.hpp"
+#include "cli/text.hpp"
+#include "machine/machine.hpp"
+
+namespace vert::cli {
+namespace {
+
+constexpr const char* kExamples = R"(Examples:
+  Every engine that can run here, QEMU if it is installed, in a few minutes:
+    vert bench
+  The counts of the lecture that these programs come from, and the results as data and as a chart:
+    vert bench --full --json bench.json --svg bench.svg
+  One engine, one run:
+    vert bench --engines bare,interp --runs 1
+
+The programs: sum adds in a loop; getppid makes the cheapest system call; gettimeofday reads the clock; forkwait
+makes processes and waits for them. Slow engines do fewer turns unless --full is given; ratios are of the time for
+each turn. Times are the guest's own; 'clock' checks them against the host's.
+
+Exit status: 0 if all was measured (or QEMU is not installed), else 1.)";
+
+constexpr unsigned kMaxRuns = 100;
+
+Status write_file(const std::string& path, const std::string& text) {
+  std::FILE* const file = std::fopen(path.c_str(), "we");
+  if (file == nullptr) return make_system_error(errno, path);
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const bool closed = std::fclose(file) == 0;
+  if (!written || !closed) return make_system_error(errno, path);
+  return {};
+}
+
+class BenchCommand final : public Command {
+ public:
+  explicit BenchCommand(CLI::App& parent)
+      : app_(*parent.add_subcommand("bench", "Measure guests against bare metal and QEMU")) {
+    app_.add_option("--engines", engines_, "What to measure, as bare,interp,qemu (default all that can run)")
+        ->type_name("LIST");
+    app_.add_flag("--full", options_.full, "The lecture's counts on every engine; takes long");
+    app_.add_option("--runs", runs_, "Runs of each program (default 5)")->type_name("N");
+    app_.add_option("--kernel", options_.kernel,
+                    "Linux for the guests (default Debian's, from './dev fetch')")
+        ->type_name("FILE");
+    app_.add_option("--json", json_, "Write all results there")->type_name("FILE");
+    app_.add_option("--svg", svg_, "Write a bar chart there")->type_name("FILE");
+    app_.footer(kExamples);
+  }
+
+  CLI::App& app() override { return app_; }
+
+  Result<int> run() override {
+    VERT_ASSIGN(const std::vector<std::string> engines, chosen_engines());
+    VERT_TRY(check_options(engines));
+    BenchProgress progress;
+    std::vector<BenchResult> results;
+    int status = kExitOk;
+    for (const std::string& engine : engines) {
+      results.push_back(run_bench(engine, options_, progress));
+      const BenchResult& result = results.back();
+      if (result.measured()) {
+        print_out(bench_rows(result) + "\n");
+      } else {
+        print_error(fmt::format("vert: {} {}: {}\n", engine, result.skipped ? "is skipped" : "failed",
+                                result.failure));
+        if (!result.skipped) status = kExitFailure;
+      }
+      std::fflush(stdout);
+    }
+    VERT_TRY(report(results));
+    return status;
+  }
+
+ private:
+  Result<std::vector<std::string>> chosen_engines() const {
+    std::vector<std::string> known = {"bare"};
+    std::vector<std::string> usable = {"bare"};
+    for (const machine::EngineInfo& engine : machine::engines()) {
+      known.emplace_back(engine.name);
+      if (engine.available) usable.emplace_back(engine.name);
+    }
+    known.emplace_back("qemu");
+    usable.emplace_back("qemu");
+    if (engines_.empty()) return usable;
+    std::vector<std::string> chosen;
+    for (const std::string& name : CLI::detail::split(engines_, ',')) {
+      if (std::ranges::find(known, name) == known.end()) {
+        return make_error("unknown engine '{}'; it can be {}", name, join_alternatives(known));
+      }
+      if (std::ranges::find(chosen, name) == chosen.end()) chosen.push_back(name);
+    }
+    return chosen;
+  }
+
+  Status check_options(const std::vector<std::string>& engines) {
+    char* end = nullptr;
+    const unsigned long runs = std::strtoul(runs_.c_str(), &end, 10);
+    if (*end != '\0' || runs < 1 || runs > kMaxRuns) {
+      return make_error("--runs {}: choose a number from 1 to {}", runs_, kMaxRuns);
+    }
+    options_.runs = static_cast<unsigned>(runs);
+    const std::string programs = program_folder() + "/bench/guest";
+    if (access((programs + "/init").c_str(), R_OK) != 0) {
+      return make_error("the benchmark's programs are not in {}; build them with './dev build'", programs);
+    }
+    if (engines == std::vector<std::string>{"bare"}) return {};
+    if (options_.kernel.empty()) options_.kernel = cache_folder() + "/boot/vmlinuz-6.1-cloud";
+    if (access(options_.kernel.c_str(), R_OK) == 0) return {};
+    return make_system_error(
+        errno, fmt::format("no kernel for the guests (get one with './dev fetch', or give --kernel): {}",
+                           options_.kernel));
+  }
+
+  Status report(const std::vector<BenchResult>& results) const {
+    const BenchReport report = {.processor = proc_field("/proc/cpuinfo", "model name").value_or("unknown"),
+                                .host_kernel = first_line("/proc/sys/kernel/osrelease").value_or("unknown"),
+                                .guest_kernel = options_.kernel,
+                                .guest_append = std::string(kBenchAppend),
+                                .results = results};
+    print_out(bench_table(report));
+    if (!json_.empty()) VERT_TRY(write_file(json_, bench_json(report)));
+    if (!svg_.empty()) VERT_TRY(write_file(svg_, bench_svg(report)));
+    return {};
+  }
+
+  CLI::App& app_;
+  BenchOptions options_;
+  std::string engines_;
+  std::string runs_ = "5";
+  std::string json_;
+  std::string svg_;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_bench_command(CLI::App& parent) {
+  return std::make_unique<BenchCommand>(parent);
+}
+
+}  // namespace vert::cli

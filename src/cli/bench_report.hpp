@@ -1,0 +1,29 @@
+// The results of `vert bench` as text, JSON and a chart. Pure.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "cli/bench_plan.hpp"
+
+namespace vert::cli {
+
+struct BenchReport {
+  std::string processor;
+  std::string host_kernel;
+  std::string guest_kernel;
+  std::string guest_append;
+  std::span<const BenchResult> results;
+};
+
+/// The measured result of bare metal, if there is one.
+[[nodiscard]] const BenchResult* find_bare(std::span<const BenchResult> results);
+/// One engine's runs, as the lecture's runiter.bash printed them: a header, then seconds, one line a run.
+[[nodiscard]] std::string bench_rows(const BenchResult& result);
+/// Time for each turn, call or fork, and the ratio to bare metal, an aligned line a program.
+[[nodiscard]] std::string bench_table(const BenchReport& report);
+[[nodiscard]] std::string bench_json(const BenchReport& report);
+/// Bars of the ratios to bare metal on a logarithmic scale; legible on light and dark.
+[[nodiscard]] std::string bench_svg(const BenchReport& report);
+
+}  // namespace vert::cli
