@@ -170,6 +170,7 @@ template <typename State>
     return make_error("saved state of {} has another version than {}", component, version);
   const auto body = field("state");
   if (body == document.end()) return make_error("saved state of {} is empty", component);
+  if (document.size() != 3) return make_error("saved state of {} has fields beside it", component);
   State state{};
   archive_internal::Restorer restorer(*body, std::string(component));
   if (body->is_object()) state.fields(restorer);

@@ -1,4 +1,4 @@
-// Host-side failures as values. Guest faults are something else: see cpu/fault.hpp.
+// Host-side failures as values. Guest faults are something else: see x86/exception.hpp.
 //
 // An Error is one line for people: what is wrong and, where we know, how to mend it. Only cli/ prints it.
 #pragma once

@@ -8,6 +8,11 @@
 
 namespace vert::base {
 
+namespace {
+/// Kernels and initrds are far smaller; a sparse file may claim anything.
+constexpr off_t kMaxFileSize = off_t{4} << 30;
+}  // namespace
+
 Fd& Fd::operator=(Fd&& other) noexcept {
   if (this != &other) {
     reset();
@@ -46,11 +51,14 @@ void Mapping::reset() {
 }
 
 Result<std::vector<u8>> read_file(const std::string& path) {
-  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // O_NONBLOCK: opening a FIFO must fail below, not wait for a writer.
+  const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!fd.valid()) return make_system_error(errno, fmt::format("cannot open {}", path));
   struct stat info = {};
   if (::fstat(fd.get(), &info) != 0) return make_system_error(errno, fmt::format("cannot read {}", path));
   if (!S_ISREG(info.st_mode)) return make_error("cannot read {}: not a regular file", path);
+  if (info.st_size > kMaxFileSize)
+    return make_error("cannot read {}: it has more than {} MiB", path, kMaxFileSize >> 20);
   std::vector<u8> bytes(static_cast<std::size_t>(info.st_size));
   std::size_t done = 0;
   while (done < bytes.size()) {

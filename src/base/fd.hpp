@@ -55,7 +55,7 @@ class Mapping {
   std::size_t size_ = 0;
 };
 
-/// The whole of a regular file, read-only. The error names the file.
+/// The whole of a regular file of at most 4 GiB. The error names the file.
 [[nodiscard]] Result<std::vector<u8>> read_file(const std::string& path);
 
 }  // namespace vert::base

@@ -3,6 +3,7 @@
 #include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/sysinfo.h>
 #include <unistd.h>
 #include <bit>
 #include <cerrno>
@@ -26,6 +27,13 @@ void process_wide_barrier() {
   ::munmap(page, kPageSize);
 }
 
+/// RAM and swap of the host: more than that, guests would not get when they touch it.
+u64 host_memory() {
+  struct sysinfo info = {};
+  if (::sysinfo(&info) != 0) return ~u64{0};
+  return (u64{info.totalram} + info.totalswap) * info.mem_unit;
+}
+
 }  // namespace
 
 GuestMemory::GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::Mapping mapping)
@@ -44,9 +52,20 @@ GuestMemory::GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::M
 
 Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::vector<RamRegion> regions) {
   u64 total = 0;
-  for (const RamRegion& region : regions) total += region.size;
-  if (total == 0 || total % kPageSize != 0 || (total >> kPageShift) > ~Frame{0})
+  u64 end_of_last = 0;
+  for (const RamRegion& region : regions) {
+    const u64 base = region.base.value();
+    if (region.size == 0 || (base | region.size) % kPageSize != 0 || base < end_of_last ||
+        base + region.size < base)
+      return make_error("guest memory cannot have a region of {:#x} bytes at {:#x}", region.size, base);
+    end_of_last = base + region.size;
+    total += region.size;
+  }
+  if (total == 0 || (total >> kPageShift) > ~Frame{0})
     return make_error("a guest cannot have {} bytes of memory", total);
+  if (total > host_memory())
+    return make_error("cannot make {} MiB of guest memory: the host has {} MiB; ask for less", total >> 20,
+                      host_memory() >> 20);
 
   base::Fd memfd(::memfd_create("vert-guest-ram", MFD_CLOEXEC));
   if (!memfd.valid() || ::ftruncate(memfd.get(), static_cast<off_t>(total)) != 0)
@@ -63,7 +82,7 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::vector<RamRegion> 
 bool GuestMemory::read(Gpa gpa, std::span<u8> to) const {
   const u8* from = host(gpa, to.size());
   if (from == nullptr) return false;
-  std::memcpy(to.data(), from, to.size());
+  if (!to.empty()) std::memcpy(to.data(), from, to.size());
   return true;
 }
 
@@ -77,8 +96,11 @@ bool GuestMemory::write(Gpa gpa, std::span<const u8> from) {
 }
 
 void GuestMemory::watch_code(Frame frame) {
-  const u8 before = marks_[frame].fetch_or(kCode, std::memory_order_seq_cst);
-  if ((before & kCode) == 0) process_wide_barrier();
+  // kWatched comes after the barrier: whoever sees it, of several who watch the same page, needs none.
+  if ((marks_[frame].load(std::memory_order_acquire) & kWatched) != 0) return;
+  marks_[frame].fetch_or(kCode, std::memory_order_seq_cst);
+  process_wide_barrier();
+  marks_[frame].fetch_or(kWatched, std::memory_order_release);
 }
 
 void GuestMemory::written_marked(Frame frame, u8 marks) {
@@ -91,15 +113,15 @@ void GuestMemory::written_marked(Frame frame, u8 marks) {
 }
 
 void GuestMemory::set_dirty_log(bool on) {
+  // Bits are cleared while no page has the mark, so that no write between loses its bit.
   dirty_log_.store(on);
-  for (Frame frame = 0; frame < frame_count(); ++frame) {
-    if (on)
-      marks_[frame].fetch_or(kLogWrites, std::memory_order_relaxed);
-    else
-      marks_[frame].fetch_and(static_cast<u8>(~kLogWrites), std::memory_order_relaxed);
-  }
+  for (Frame frame = 0; frame < frame_count(); ++frame)
+    marks_[frame].fetch_and(static_cast<u8>(~kLogWrites), std::memory_order_relaxed);
   for (Frame word = 0; word < (frame_count() + 63) / 64; ++word)
-    dirty_[word].store(0, std::memory_order_relaxed);
+    dirty_[word].store(0, std::memory_order_seq_cst);
+  if (!on) return;
+  for (Frame frame = 0; frame < frame_count(); ++frame)
+    marks_[frame].fetch_or(kLogWrites, std::memory_order_relaxed);
   process_wide_barrier();
 }
 

@@ -84,7 +84,7 @@ class GuestMemory {
     return code_versions_[frame].load(std::memory_order_acquire);
   }
 
-  /// To be called after each write of [host_address, host_address + size) that may cross into the next page.
+  /// To be called after each write of [host_address, host_address + size), size > 0, in whatever pages.
   void written(const u8* host_address, u64 size) {
     const Frame first = frame_of(host_address);
     const Frame last = frame_of(host_address + size - 1);
@@ -113,8 +113,9 @@ class GuestMemory {
     u64 size;
     u8* host;
   };
-  static constexpr u8 kCode = 1;       // watch_code() was called
+  static constexpr u8 kCode = 1;       // writes raise code_version()
   static constexpr u8 kLogWrites = 2;  // the dirty log is on and the page is clean
+  static constexpr u8 kWatched = 4;    // kCode has reached all threads
 
   GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::Mapping mapping);
   void written_marked(Frame frame, u8 marks);

@@ -422,19 +422,20 @@ u32 CpuModel::xsave_size(u64 components, bool compacted) {
 CpuidResult CpuModel::cpuid(const CpuidInput& input) const {
   CpuidResult result;
   CpuidInput effective = input;
+  effective.vcpu_count = std::max(input.vcpu_count, 1U);
   if (input.leaf >= 0x40000000 && input.leaf <= 0x400000FF) {
     result = hypervisor_leaf(input.leaf);
   } else if (input.leaf >= 0x80000000 && input.leaf <= kMaxExtendedLeaf) {
-    result = extended_leaf(input);
+    result = extended_leaf(effective);
   } else {
     // Beyond the last leaf, Intel's processors answer as for the highest basic one (SDM 2A, CPUID).
     effective.leaf = std::min(input.leaf, kMaxBasicLeaf);
     result = basic_leaf(effective);
   }
+  const bool has_subleaves = effective.leaf == 0x7 || effective.leaf == 0xD;
   for (std::size_t i = 0; i < kFeatures.size(); ++i) {
     const FeatureInfo& info = kFeatures[i];
-    if (features_[i] && info.leaf == effective.leaf &&
-        info.subleaf == (info.leaf == 7 || info.leaf == 0xD ? input.subleaf : 0))
+    if (features_[i] && info.leaf == effective.leaf && info.subleaf == (has_subleaves ? input.subleaf : 0))
       register_of(result, info.reg) |= 1U << info.bit;
   }
   if (effective.leaf == 0x80000001 && (input.misc_enable & kDisableXd) != 0)
@@ -443,7 +444,7 @@ CpuidResult CpuModel::cpuid(const CpuidInput& input) const {
 }
 
 CpuidResult CpuModel::basic_leaf(const CpuidInput& input) const {
-  const auto mhz = static_cast<u32>(tsc_frequency_ / 1'000'000);
+  const auto mhz = static_cast<u32>((tsc_frequency_ + 500'000) / 1'000'000);
   switch (input.leaf) {
     case 0x0: return vendor_leaf((input.misc_enable & kLimitCpuid) != 0 ? 2 : kMaxBasicLeaf);
     case 0x1: {
@@ -487,7 +488,8 @@ CpuidResult CpuModel::hypervisor_leaf(u32 leaf) const {
   switch (leaf) {
     case 0x40000000: return {kMaxHypervisorLeaf, 0x74726576, 0x74726576, 0x74726576};  // "vertvertvert"
     case kMaxHypervisorLeaf:
-      return {static_cast<u32>(tsc_frequency_ / 1000), static_cast<u32>(kCrystalFrequency / 1000), 0, 0};
+      return {static_cast<u32>((tsc_frequency_ + 500) / 1000), static_cast<u32>(kCrystalFrequency / 1000), 0,
+              0};
     default: return {};
   }
 }

@@ -9,6 +9,9 @@ namespace {
 ZydisDecoder make_decoder(ZydisMachineMode mode, ZydisStackWidth width) {
   ZydisDecoder decoder;
   ZydisDecoderInit(&decoder, mode, width);
+  // Hints that no CPU model has are NOPs (SDM 2B, NOP and table A-3), so let them decode as such.
+  for (const auto hint : {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE})
+    ZydisDecoderEnableMode(&decoder, hint, ZYAN_FALSE);
   return decoder;
 }
 
@@ -68,7 +71,9 @@ void set_operand(const ZydisDecodedOperand& from, Insn& insn) {
     case ZYDIS_OPERAND_TYPE_REGISTER: operand = register_operand(from.reg.value); break;
     case ZYDIS_OPERAND_TYPE_MEMORY:
       operand = {OperandKind::kMemory, 0,
-                 from.mem.type == ZYDIS_MEMOP_TYPE_MEM ? static_cast<u8>(from.size / 8) : u8{0}};
+                 from.mem.type == ZYDIS_MEMOP_TYPE_MEM && insn.mnemonic != ZYDIS_MNEMONIC_INVLPG
+                     ? static_cast<u8>(from.size / 8)
+                     : u8{0}};
       set_memory(from, insn);
       break;
     case ZYDIS_OPERAND_TYPE_IMMEDIATE:
@@ -85,21 +90,55 @@ void set_operand(const ZydisDecodedOperand& from, Insn& insn) {
   }
 }
 
-/// String instructions and XLAT have only hidden memory operands; their source segment still counts.
+bool is_masked_store(ZydisMnemonic mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_MASKMOVQ || mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
+         mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
+}
+
+/// String instructions, XLAT and MASKMOV have only hidden memory operands; their segment still counts, but
+/// for string destinations, which are always in ES.
 void set_hidden_segment(std::span<const ZydisDecodedOperand> operands, Insn& insn) {
   for (const auto& operand : operands) {
-    if (operand.type != ZYDIS_OPERAND_TYPE_MEMORY || operand.visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT)
+    if (operand.type != ZYDIS_OPERAND_TYPE_MEMORY || operand.visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN)
       continue;
-    if (operand.mem.base == ZYDIS_REGISTER_RDI || operand.mem.base == ZYDIS_REGISTER_EDI ||
-        operand.mem.base == ZYDIS_REGISTER_DI)
-      continue;
+    const bool at_rdi = operand.mem.base == ZYDIS_REGISTER_RDI || operand.mem.base == ZYDIS_REGISTER_EDI ||
+                        operand.mem.base == ZYDIS_REGISTER_DI;
+    if (at_rdi && !is_masked_store(insn.mnemonic)) continue;
     insn.mem.segment = register_id(operand.mem.segment);
+  }
+}
+
+/// MONITOR's address has a segment too, which the decoder library does not tell.
+void set_monitor_segment(const ZydisDecodedInstruction& decoded, CodeSize size, Insn& insn) {
+  for (const auto& prefix : std::span(decoded.raw.prefixes).first(decoded.raw.prefix_count)) {
+    if (prefix.value == 0x64) insn.mem.segment = kFs;
+    if (prefix.value == 0x65) insn.mem.segment = kGs;
+    // 26, 2E, 36 and 3E: ES, CS, SS and DS, without effect in 64-bit mode.
+    if ((prefix.value & 0xE7) == 0x26 && size != CodeSize::k64) insn.mem.segment = (prefix.value >> 3) & 3;
+  }
+}
+
+Repeat repeat_of(const ZydisDecodedInstruction& decoded) {
+  if ((decoded.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0) return Repeat::kRep;
+  if ((decoded.attributes & ZYDIS_ATTRIB_HAS_REPNE) == 0) return Repeat::kNone;
+  // Only CMPS and SCAS look at ZF; for the others processors take F2 as F3 (SDM 2B, REP).
+  switch (decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD:
+    case ZYDIS_MNEMONIC_CMPSQ:
+    case ZYDIS_MNEMONIC_SCASB:
+    case ZYDIS_MNEMONIC_SCASW:
+    case ZYDIS_MNEMONIC_SCASD:
+    case ZYDIS_MNEMONIC_SCASQ: return Repeat::kRepne;
+    default: return Repeat::kRep;
   }
 }
 
 }  // namespace
 
 DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
+  if (bytes.empty()) return DecodeStatus::kTruncated;
   ZydisDecodedInstruction decoded;
   std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> operands;
   const ZyanStatus status =
@@ -110,13 +149,14 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
   if (!ZYAN_SUCCESS(status)) return DecodeStatus::kInvalid;
 
   insn = Insn{};
-  insn.mnemonic = decoded.mnemonic;
+  // PREFETCHWT1 is one of the encodings that stand for PREFETCHW where it is unknown.
+  insn.mnemonic =
+      decoded.mnemonic == ZYDIS_MNEMONIC_PREFETCHWT1 ? ZYDIS_MNEMONIC_PREFETCHW : decoded.mnemonic;
   insn.length = decoded.length;
   insn.operand_size = decoded.operand_width / 8;
   insn.address_size = decoded.address_width / 8;
   insn.lock = (decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK) != 0;
-  if ((decoded.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE)) != 0) insn.repeat = Repeat::kRep;
-  if ((decoded.attributes & ZYDIS_ATTRIB_HAS_REPNE) != 0) insn.repeat = Repeat::kRepne;
+  insn.repeat = repeat_of(decoded);
   insn.opcode = decoded.opcode;
   insn.has_modrm = (decoded.attributes & ZYDIS_ATTRIB_HAS_MODRM) != 0;
   if (insn.has_modrm) insn.modrm = bytes[decoded.raw.modrm.offset];
@@ -125,8 +165,9 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
 
   const std::span all(operands.data(), decoded.operand_count);
   set_hidden_segment(all, insn);
+  if (insn.mnemonic == ZYDIS_MNEMONIC_MONITOR) set_monitor_segment(decoded, size, insn);
   for (const auto& operand : all) {
-    if (operand.visibility == ZYDIS_OPERAND_VISIBILITY_EXPLICIT && insn.operand_count < insn.operands.size())
+    if (operand.visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN && insn.operand_count < insn.operands.size())
       set_operand(operand, insn);
   }
   return DecodeStatus::kOk;

@@ -54,13 +54,15 @@ struct Insn {
   u8 length = 0;
   u8 operand_size = 0;   // effective, in bytes: 1, 2, 4, 8
   u8 address_size = 0;   // effective, in bytes: 2, 4, 8
-  u8 operand_count = 0;  // explicit operands
+  u8 operand_count = 0;  // operands of the assembler's notation
   bool lock = false;
   Repeat repeat = Repeat::kNone;
   u8 opcode = 0;  // the last opcode byte, prefixes and escapes left out
   bool has_modrm = false;
   u8 modrm = 0;
-  std::array<Operand, 4> operands;  // explicit ones, in Intel's order (destination first)
+  /// Those of Intel's notation, destination first: also the fixed ones it writes (AL in `and al, imm8`, CL or
+  /// 1 in shifts, DX in IN), not the silent ones (RAX in MUL, RSI in MOVS).
+  std::array<Operand, 4> operands;
   MemoryOperand mem;
   i64 imm = 0;
   i64 imm2 = 0;                                 // ENTER's nesting level, a far pointer's selector
