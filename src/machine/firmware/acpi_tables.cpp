@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/error.hpp"
+#include "device/legacy/acpi_pm.hpp"
 #include "machine/firmware/memory_map.hpp"
 #include "machine/firmware/table_builder.hpp"
 
@@ -45,16 +46,16 @@ std::vector<u8> make_fadt(u32 facs, u32 dsdt) {
       .u32_(dsdt)
       .u8_(0)
       .u8_(kProfileUnspecified)
-      .u16_(acpi::kSciIrq)
-      .u32_(acpi::kSmiCommandPort)
-      .u8_(acpi::kAcpiEnable)
-      .u8_(acpi::kAcpiDisable)
+      .u16_(device::kAcpiSciIrq)
+      .u32_(device::kAcpiSmiCommandPort)
+      .u8_(device::kAcpiEnableCommand)
+      .u8_(device::kAcpiDisableCommand)
       .zeroes(2)  // S4BIOS_REQ, PSTATE_CNT
-      .u32_(acpi::kPm1aEventBlock)
+      .u32_(device::kAcpiPm1EventBlock)
       .u32_(0)
-      .u32_(acpi::kPm1aControlBlock)
+      .u32_(device::kAcpiPm1ControlBlock)
       .zeroes(8)  // PM1b_CNT_BLK, PM2_CNT_BLK
-      .u32_(acpi::kPmTimer)
+      .u32_(device::kAcpiPmTimerBlock)
       .zeroes(8)  // GPE0_BLK, GPE1_BLK
       .u8_(4)     // PM1_EVT_LEN
       .u8_(2)     // PM1_CNT_LEN
@@ -74,12 +75,12 @@ std::vector<u8> make_fadt(u32 facs, u32 dsdt) {
       .u8_(kMinorRevision)
       .u64_(0)  // X_FIRMWARE_CTRL: FIRMWARE_CTRL says it
       .u64_(dsdt)
-      .io_register(acpi::kPm1aEventBlock, 32, kAccessWord)
+      .io_register(device::kAcpiPm1EventBlock, 32, kAccessWord)
       .no_register()
-      .io_register(acpi::kPm1aControlBlock, 16, kAccessWord)
+      .io_register(device::kAcpiPm1ControlBlock, 16, kAccessWord)
       .no_register()
       .no_register()  // X_PM2_CNT_BLK
-      .io_register(acpi::kPmTimer, 32, kAccessDword)
+      .io_register(device::kAcpiPmTimerBlock, 32, kAccessDword)
       .no_register()  // X_GPE0_BLK
       .no_register()  // X_GPE1_BLK
       .no_register()  // SLEEP_CONTROL_REG
@@ -112,8 +113,8 @@ std::vector<u8> make_madt(unsigned cpus) {
   table.u8_(kInterruptOverride)
       .u8_(10)
       .u8_(kIsa)
-      .u8_(acpi::kSciIrq)
-      .u32_(acpi::kSciIrq)
+      .u8_(u8{device::kAcpiSciIrq})
+      .u32_(device::kAcpiSciIrq)
       .u16_(kActiveHighLevel);
   table.u8_(kLocalApicNmi).u8_(6).u8_(kAllProcessors).u16_(kBusDefault).u8_(1);
   return table.finish();

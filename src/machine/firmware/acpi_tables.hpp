@@ -9,16 +9,10 @@
 
 namespace vert::machine {
 
-/// The fixed hardware that the tables describe (ACPI 6.4, 4.8). The power-management device answers there.
+/// What the tables say besides the power-management device's own constants (device/legacy/acpi_pm.hpp).
 namespace acpi {
-inline constexpr u16 kPm1aEventBlock = 0x600;
-inline constexpr u16 kPm1aControlBlock = 0x604;
-inline constexpr u16 kPmTimer = 0x608;
-inline constexpr u16 kSmiCommandPort = 0xB2;
-inline constexpr u8 kAcpiEnable = 2;
-inline constexpr u8 kAcpiDisable = 3;
-inline constexpr u8 kSciIrq = 9;
-inline constexpr u8 kSleepTypeS5 = 5;
+/// The power-management timer has 32 bits; its device must be made so.
+inline constexpr bool kWidePmTimer = true;
 inline constexpr u16 kResetPort = 0xCF9;
 inline constexpr u8 kResetValue = 6;
 inline constexpr u8 kRtcCenturyIndex = 0x32;

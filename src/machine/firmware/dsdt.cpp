@@ -1,6 +1,7 @@
 // The DSDT: what the guest cannot enumerate by itself.
 #include <fmt/format.h>
 
+#include "device/legacy/acpi_pm.hpp"
 #include "machine/firmware/acpi_tables.hpp"
 #include "machine/firmware/aml.hpp"
 #include "machine/firmware/memory_map.hpp"
@@ -78,7 +79,7 @@ Bytes isa_device(std::string_view name, std::string_view id, u64 unique_id,
 }
 
 Bytes isa_devices() {
-  constexpr u8 kPmPortCount = 0x10;
+  constexpr u8 kPmPortCount = 0x80;
   return aml::join({
       isa_device("COM1", "PNP0501", 1, {aml::io_ports(0x3F8, 8), aml::isa_irq(4)}),
       isa_device("RTC_", "PNP0B00", 0, {aml::io_ports(0x70, 2), aml::isa_irq(8)}),
@@ -86,13 +87,14 @@ Bytes isa_devices() {
       isa_device("SPKR", "PNP0800", 0, {aml::io_ports(0x61, 1)}),
       // What no driver owns; that ECAM is here lets the OS trust MCFG (PCI Firmware 3.3, 4.1.2).
       isa_device("MBRD", "PNP0C02", 0,
-                 {aml::io_ports(acpi::kSmiCommandPort, 2), aml::io_ports(acpi::kPm1aEventBlock, kPmPortCount),
+                 {aml::io_ports(device::kAcpiSmiCommandPort, 2),
+                  aml::io_ports(device::kAcpiPm1EventBlock, kPmPortCount),
                   aml::fixed_memory(static_cast<u32>(kEcamBase), static_cast<u32>(kEcamSize))}),
   });
 }
 
 Bytes soft_off() {
-  const Bytes sleep_types[] = {aml::integer(acpi::kSleepTypeS5), aml::integer(0), aml::integer(0),
+  const Bytes sleep_types[] = {aml::integer(device::kAcpiSleepTypeS5), aml::integer(0), aml::integer(0),
                                aml::integer(0)};
   return aml::name("\\_S5_", aml::package(sleep_types));
 }

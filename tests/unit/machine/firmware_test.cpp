@@ -13,6 +13,7 @@
 #include <numeric>
 #include <string>
 
+#include "device/legacy/acpi_pm.hpp"
 #include "machine/firmware/acpi_tables.hpp"
 #include "machine/firmware/aml.hpp"
 #include "machine/firmware/memory_map.hpp"
@@ -127,11 +128,11 @@ TEST(Acpi, FadtDescribesTheFixedHardware) {
   EXPECT_EQ(facs % 64, 0U);
   EXPECT_EQ(acpi.signature(facs - kBiosTablesBase), "FACS");
   EXPECT_EQ(acpi.get<u64>(fadt + 140), acpi.get<u32>(fadt + 40));
-  EXPECT_EQ(acpi.get<u16>(fadt + 46), acpi::kSciIrq);
-  EXPECT_EQ(acpi.get<u32>(fadt + 48), acpi::kSmiCommandPort);
-  EXPECT_EQ(acpi.get<u32>(fadt + 56), acpi::kPm1aEventBlock);
-  EXPECT_EQ(acpi.get<u32>(fadt + 64), acpi::kPm1aControlBlock);
-  EXPECT_EQ(acpi.get<u32>(fadt + 76), acpi::kPmTimer);
+  EXPECT_EQ(acpi.get<u16>(fadt + 46), 9);
+  EXPECT_EQ(acpi.get<u32>(fadt + 48), device::kAcpiSmiCommandPort);
+  EXPECT_EQ(acpi.get<u32>(fadt + 56), device::kAcpiPm1EventBlock);
+  EXPECT_EQ(acpi.get<u32>(fadt + 64), device::kAcpiPm1ControlBlock);
+  EXPECT_EQ(acpi.get<u32>(fadt + 76), device::kAcpiPmTimerBlock);
   EXPECT_EQ(acpi.get<u8>(fadt + 88), 4);
   EXPECT_EQ(acpi.get<u8>(fadt + 89), 2);
   EXPECT_EQ(acpi.get<u8>(fadt + 91), 4);
@@ -140,10 +141,10 @@ TEST(Acpi, FadtDescribesTheFixedHardware) {
   EXPECT_NE(acpi.get<u32>(fadt + 112) & (1U << 10), 0U) << "there is a reset register";
   EXPECT_EQ(acpi.get<u64>(fadt + 116 + 4), acpi::kResetPort);
   EXPECT_EQ(acpi.get<u8>(fadt + 128), acpi::kResetValue);
-  EXPECT_EQ(acpi.get<u64>(fadt + 148 + 4), acpi::kPm1aEventBlock);
+  EXPECT_EQ(acpi.get<u64>(fadt + 148 + 4), device::kAcpiPm1EventBlock);
   EXPECT_EQ(acpi.get<u8>(fadt + 148 + 1), 32);
-  EXPECT_EQ(acpi.get<u64>(fadt + 172 + 4), acpi::kPm1aControlBlock);
-  EXPECT_EQ(acpi.get<u64>(fadt + 208 + 4), acpi::kPmTimer);
+  EXPECT_EQ(acpi.get<u64>(fadt + 172 + 4), device::kAcpiPm1ControlBlock);
+  EXPECT_EQ(acpi.get<u64>(fadt + 208 + 4), device::kAcpiPmTimerBlock);
 }
 
 TEST(Acpi, MadtListsProcessorsAndInterrupts) {

@@ -1,0 +1,141 @@
+#include "machine/vcpu.hpp"
+
+#include <fmt/format.h>
+
+#include "base/thread.hpp"
+
+namespace vert::machine {
+
+using cpu::Activity;
+using cpu::VcpuEvents;
+
+Vcpu::Vcpu(const cpu::VcpuContext& context, std::unique_ptr<cpu::Engine> engine, VcpuOwner& owner)
+    : context_(context), owner_(owner), engine_(std::move(engine)) {
+  context_.events->set_waker([](void* vcpu) { static_cast<Vcpu*>(vcpu)->wake(); }, this);
+}
+
+Vcpu::~Vcpu() {
+  finish();
+  if (thread_.joinable()) thread_.join();
+  context_.events->set_waker(nullptr, nullptr);
+}
+
+Status Vcpu::start() {
+  VERT_ASSIGN(thread_, base::start_thread(fmt::format("vcpu{}", index()), [this] { thread_main(); }));
+  return {};
+}
+
+void Vcpu::request(RunState wanted) {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (wanted_ == RunState::kFinished) return;
+    wanted_ = wanted;
+  }
+  changed_.notify_all();
+  context_.events->request(VcpuEvents::kKick);
+}
+
+void Vcpu::resume() { request(RunState::kRunning); }
+void Vcpu::pause() { request(RunState::kPaused); }
+void Vcpu::finish() { request(RunState::kFinished); }
+
+void Vcpu::wait_until_idle() {
+  std::unique_lock lock(mutex_);
+  changed_.wait(lock, [this] { return run_state_ == wanted_ || !thread_.joinable(); });
+}
+
+void Vcpu::replace_engine(std::unique_ptr<cpu::Engine> engine) {
+  engine_ = std::move(engine);
+  engine_->state_changed();
+}
+
+void Vcpu::thread_main() {
+  while (true) {
+    {
+      std::unique_lock lock(mutex_);
+      if (run_state_ != wanted_) {
+        run_state_ = wanted_;
+        changed_.notify_all();
+      }
+      if (run_state_ == RunState::kPaused) {
+        changed_.wait(lock, [this] { return wanted_ != RunState::kPaused; });
+        continue;
+      }
+      if (run_state_ == RunState::kFinished) return;
+    }
+    turn();
+  }
+}
+
+void Vcpu::turn() {
+  // A kick asks for nothing but this: that thread_main() looks at what is wanted. A request sets that first.
+  const u32 taken = context_.events->take(VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi);
+  if ((taken & VcpuEvents::kInit) != 0) settle_init();
+  if ((taken & VcpuEvents::kSipi) != 0) settle_start_up();
+  if ((taken & ~VcpuEvents::kInit & ~VcpuEvents::kSipi) != 0) return;
+  if (state_.activity == Activity::kRunning || can_go_on())
+    run_engine();
+  else
+    wait_for_event();
+}
+
+/// SDM 3A, 8.4.2: application processors wait for a SIPI.
+void Vcpu::settle_init() {
+  if (index() == 0) {
+    pause();
+    owner_.vcpu_reset(*this);
+    return;
+  }
+  cpu::init(state_);
+  context_.apic->reset(true);
+  state_.activity = Activity::kWaitForSipi;
+  engine_->state_changed();
+}
+
+void Vcpu::settle_start_up() {
+  if (state_.activity != Activity::kWaitForSipi) return;  // ignored (SDM 3A, 8.4.2)
+  cpu::start_up(state_, context_.events->sipi_vector.load());
+  engine_->state_changed();
+}
+
+void Vcpu::run_engine() {
+  const cpu::ExitInfo exit = engine_->run(state_, cpu::kNoBudget);
+  instructions_.fetch_add(exit.instructions, std::memory_order_relaxed);
+  if (exit.reason != cpu::Exit::kShutdown) return;
+  pause();
+  owner_.vcpu_shut_down(*this, exit.description);
+}
+
+/// SDM 3A, 6.8.1 and 6.7.1: a halted processor goes on for an interrupt if IF allows it, and for an NMI
+/// unless another is being served.
+bool Vcpu::can_go_on() const {
+  const u32 pending = context_.events->pending();
+  constexpr u32 kAlways = VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi;
+  if ((pending & kAlways) != 0) return true;
+  if (state_.activity != Activity::kHalted) return false;
+  if ((pending & VcpuEvents::kNmi) != 0 && !state_.nmi_blocked) return true;
+  return (pending & VcpuEvents::kInterrupt) != 0 && (state_.rflags & x86::rflags::IF) != 0;
+}
+
+void Vcpu::wait_for_event() {
+  while (true) {
+    {
+      const std::scoped_lock lock(mutex_);
+      woken_ = false;
+    }
+    // Whatever was requested up to here is seen now; what comes later sets woken_ again.
+    if (can_go_on()) return;
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [this] { return woken_; });
+  }
+}
+
+void Vcpu::wake() {
+  {
+    const std::scoped_lock lock(mutex_);
+    woken_ = true;
+  }
+  changed_.notify_all();
+}
+
+}  // namespace vert::machine
