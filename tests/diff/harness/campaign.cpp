@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "diff/harness/compare.hpp"
+#include "diff/harness/waivers.hpp"
 #include "x86/exception.hpp"
 
 namespace vert::diff {
@@ -51,6 +52,17 @@ std::string hex(std::span<const u8> bytes) {
 std::string describe_ending(const Output& output) {
   return fmt::format("vector {} error {:x} cr2 {:x} rip {:x}", output.vector, output.error_code, output.cr2,
                      output.registers.rip);
+}
+
+/// What remains of the differences once the explained ones are taken out.
+std::vector<std::string> unexplained(const Input& input, const Output& native, const Output& guest,
+                                     u64 undefined) {
+  auto lines = differences(native, guest, undefined);
+  if (lines.empty()) return lines;
+  const auto left = std::make_unique<Output>(native);
+  const auto right = std::make_unique<Output>(guest);
+  waive(input, *left, *right);
+  return differences(*left, *right, undefined);
 }
 
 }  // namespace
@@ -113,7 +125,9 @@ void Campaign::run_batch(u64 first_seed, std::size_t count) {
     }
     ++result_.endings[native.vector];
     result_.instructions += steps_run(sequences[i], native);
-    if (!differences(native, guest_outputs[i], sequences[i].undefined_at(native.registers.rip)).empty())
+    if (!unexplained(oracle_.input(i), native, guest_outputs[i],
+                     sequences[i].undefined_at(native.registers.rip))
+             .empty())
       suspects.push_back(i);
   }
   // A report runs cases of its own, which overwrite the batch: keep the inputs first.
@@ -127,7 +141,7 @@ void Campaign::run_batch(u64 first_seed, std::size_t count) {
 
 void Campaign::examine(const Sequence& sequence, const Input& input, const Output& native,
                        const Output& guest) {
-  const auto lines = differences(native, guest, sequence.undefined_at(native.registers.rip));
+  const auto lines = unexplained(input, native, guest, sequence.undefined_at(native.registers.rip));
   if (lines.empty()) return;
   ++result_.failed_cases;
   report(sequence, input, lines);
@@ -138,7 +152,7 @@ std::vector<std::string> Campaign::compare(const Input& input, u64 undefined_any
   native = oracle_.run_one(input);
   const Output guest = guest_.run_one(input);
   if (native.ending == Ending::kTimeout) return {};
-  return differences(native, guest, sequence.undefined_at(native.registers.rip) | undefined_any);
+  return unexplained(input, native, guest, sequence.undefined_at(native.registers.rip) | undefined_any);
 }
 
 void Campaign::report(const Sequence& sequence, const Input& input, const std::vector<std::string>& whole) {

@@ -1,5 +1,7 @@
 #include "diff/harness/exclusions.hpp"
 
+#include <cpuid.h>
+
 #include <algorithm>
 #include <array>
 
@@ -22,19 +24,88 @@ constexpr std::string_view kSgx = "enclaves and measured launch depend on the fi
 #define X(mnemonic, reason) \
   Exclusion { ZYDIS_MNEMONIC_##mnemonic, reason }
 constexpr std::array kExclusions = {
-    X(RDTSC, kTime),        X(RDTSCP, kTime),        X(RDRAND, kTime),       X(RDSEED, kTime),
-    X(RDPID, kTime),        X(RDPMC, kCounter),      X(RDPRU, kCounter),     X(CPUID, kModel),
-    X(XGETBV, kModel),      X(SYSCALL, kKernel),     X(SYSENTER, kKernel),   X(SGDT, kKernel),
-    X(SIDT, kKernel),       X(SLDT, kKernel),        X(STR, kKernel),        X(SMSW, kKernel),
-    X(LAR, kTables),        X(LSL, kTables),         X(VERR, kTables),       X(VERW, kTables),
-    X(VMCALL, kHypervisor), X(VMMCALL, kHypervisor), X(VMFUNC, kHypervisor), X(XBEGIN, kTransaction),
-    X(XEND, kTransaction),  X(XABORT, kTransaction), X(XTEST, kTransaction), X(XSAVE, kXsave),
-    X(XSAVE64, kXsave),     X(XSAVEC, kXsave),       X(XSAVEC64, kXsave),    X(XSAVEOPT, kXsave),
-    X(XSAVEOPT64, kXsave),  X(UMWAIT, kWait),        X(TPAUSE, kWait),       X(UMONITOR, kWait),
-    X(MWAITX, kWait),       X(MONITORX, kWait),      X(ENCLU, kSgx),         X(ENCLS, kSgx),
-    X(ENCLV, kSgx),         X(GETSEC, kSgx),
+    X(RDTSC, kTime),          X(RDTSCP, kTime),        X(RDRAND, kTime),        X(RDSEED, kTime),
+    X(RDPID, kTime),          X(RDPMC, kCounter),      X(RDPRU, kCounter),      X(CPUID, kModel),
+    X(XGETBV, kModel),        X(SYSCALL, kKernel),     X(SYSENTER, kKernel),    X(SGDT, kKernel),
+    X(SIDT, kKernel),         X(SLDT, kKernel),        X(STR, kKernel),         X(SMSW, kKernel),
+    X(LAR, kTables),          X(LSL, kTables),         X(VERR, kTables),        X(VERW, kTables),
+    X(VMCALL, kHypervisor),   X(VMMCALL, kHypervisor), X(VMFUNC, kHypervisor),  X(TDCALL, kHypervisor),
+    X(SEAMCALL, kHypervisor), X(SEAMOPS, kHypervisor), X(SEAMRET, kHypervisor), X(XBEGIN, kTransaction),
+    X(XEND, kTransaction),    X(XABORT, kTransaction), X(XTEST, kTransaction),  X(XSAVE, kXsave),
+    X(XSAVE64, kXsave),       X(XSAVEC, kXsave),       X(XSAVEC64, kXsave),     X(XSAVEOPT, kXsave),
+    X(XSAVEOPT64, kXsave),    X(UMWAIT, kWait),        X(TPAUSE, kWait),        X(UMONITOR, kWait),
+    X(MWAITX, kWait),         X(MONITORX, kWait),      X(ENCLU, kSgx),          X(ENCLS, kSgx),
+    X(ENCLV, kSgx),           X(GETSEC, kSgx),
 };
 #undef X
+
+constexpr std::string_view kHidden =
+    "CPUID denies it, but a processor whose hypervisor merely hides it runs it all the same";
+
+/// Extensions and sets that can be hidden so, with the CPUID bit that tells (SDM 2A, table 3-8).
+struct Feature {
+  ZydisISAExt extension;
+  ZydisISASet set;  // INVALID: all of the extension
+  u32 leaf, subleaf;
+  unsigned reg, bit;  // 0..3: EAX, EBX, ECX, EDX
+};
+constexpr unsigned kEax = 0, kEbx = 1, kEcx = 2, kEdx = 3;
+#define X(extension, leaf, subleaf, reg, bit) \
+  Feature { ZYDIS_ISA_EXT_##extension, ZYDIS_ISA_SET_INVALID, leaf, subleaf, reg, bit }
+constexpr std::array kFeatures = {
+    X(MOVDIR, 7, 0, kEcx, 27),
+    X(CLDEMOTE, 7, 0, kEcx, 25),
+    X(SERIALIZE, 7, 0, kEdx, 14),
+    X(TSX_LDTRK, 7, 0, kEdx, 16),
+    X(ENQCMD, 7, 0, kEcx, 29),
+    X(PT, 7, 0, kEbx, 25),
+    X(WAITPKG, 7, 0, kEcx, 5),
+    X(AVX_VNNI, 7, 1, kEax, 4),
+    X(AMX_TILE, 7, 0, kEdx, 24),
+    X(AMX_INT8, 7, 0, kEdx, 25),
+    X(AMX_BF16, 7, 0, kEdx, 22),
+    X(KEYLOCKER, 7, 0, kEcx, 23),
+    X(HRESET, 7, 1, kEax, 22),
+    X(UINTR, 7, 0, kEdx, 5),
+    X(PKU, 7, 0, kEcx, 4),
+    X(MPX, 7, 0, kEbx, 14),
+    X(RDWRFSGS, 7, 0, kEbx, 0),
+    X(SHA, 7, 0, kEbx, 29),
+    X(GFNI, 7, 0, kEcx, 8),
+    X(VAES, 7, 0, kEcx, 9),
+    X(VPCLMULQDQ, 7, 0, kEcx, 10),
+    X(CLFLUSHOPT, 7, 0, kEbx, 23),
+    X(CLWB, 7, 0, kEbx, 24),
+    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_BF16_128, 7, 1, kEax, 5},
+    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_BF16_256, 7, 1, kEax, 5},
+    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_BF16_512, 7, 1, kEax, 5},
+    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_VP2INTERSECT_128, 7, 0, kEdx, 8},
+    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_VP2INTERSECT_256, 7, 0, kEdx, 8},
+    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_VP2INTERSECT_512, 7, 0, kEdx, 8},
+};
+#undef X
+
+bool host_has(const Feature& feature) {
+  std::array<u32, 4> regs{};
+  if (__get_cpuid_count(feature.leaf, feature.subleaf, &regs[0], &regs[1], &regs[2], &regs[3]) == 0)
+    return false;
+  return (regs[feature.reg] >> feature.bit & 1) != 0;
+}
+
+/// CPUID is slow, above all under a hypervisor: asked once.
+bool is_hidden(const ZydisDecodedInstruction& insn) {
+  static const std::array<bool, kFeatures.size()> kMissing = [] {
+    std::array<bool, kFeatures.size()> missing{};
+    for (std::size_t i = 0; i < kFeatures.size(); ++i) missing[i] = !host_has(kFeatures[i]);
+    return missing;
+  }();
+  for (std::size_t i = 0; i < kFeatures.size(); ++i) {
+    if (kMissing[i] && insn.meta.isa_ext == kFeatures[i].extension &&
+        (kFeatures[i].set == ZYDIS_ISA_SET_INVALID || insn.meta.isa_set == kFeatures[i].set))
+      return true;
+  }
+  return false;
+}
 
 constexpr u8 kLinuxSyscallVector = 0x80;
 
@@ -48,6 +119,7 @@ std::optional<std::string_view> excluded(const Decoded& decoded) {
   const ZydisMnemonic mnemonic = decoded.insn.mnemonic;
   const auto found = std::ranges::find(kExclusions, mnemonic, &Exclusion::mnemonic);
   if (found != kExclusions.end()) return found->reason;
+  if (is_hidden(decoded.insn)) return kHidden;
   switch (mnemonic) {
     case ZYDIS_MNEMONIC_INT:
       if (decoded.operands[0].imm.value.u == kLinuxSyscallVector) return kKernel;

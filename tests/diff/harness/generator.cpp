@@ -38,6 +38,35 @@ bool writes(const ZydisDecodedOperand& operand) {
   return (operand.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
 }
 
+/// Instructions that end most sequences by a fault, a trap, or a jump to nowhere: they come up less often.
+bool ends_sequence(const Decoded& decoded) {
+  switch (decoded.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+    case ZYDIS_MNEMONIC_POPF:
+    case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS: return true;
+    default: break;
+  }
+  switch (decoded.insn.meta.category) {
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP: return true;
+    default: break;
+  }
+  // Selectors are as random as any register.
+  return std::ranges::any_of(decoded.all(), [](const ZydisDecodedOperand& operand) {
+    return operand.type == ZYDIS_OPERAND_TYPE_REGISTER && writes(operand) &&
+           ZydisRegisterGetClass(operand.reg.value) == ZYDIS_REGCLASS_SEGMENT;
+  });
+}
+
 /// What the generator knows about registers at a point of the sequence. It need not be right (a branch may
 /// have skipped something): a wrong guess only makes an access miss.
 struct Knowledge {
@@ -227,7 +256,9 @@ class Builder {
     const auto& raw = encoded.decoded.insn.raw;
     const unsigned size = std::max<unsigned>(operand->size / 8U, 1U);
     const bool narrow = encoded.decoded.insn.address_width == 32;
-    u64 target = interesting_address(size, random_) - segment_base(mem.segment);
+    u64 target = interesting_address(size, random_);
+    if (size >= 16 && random_.percent(95)) target &= ~(std::bit_ceil(u64{size}) - 1);
+    target -= segment_base(mem.segment);
 
     const bool vector_index = is_vector(mem.index);
     if (vector_index && !index_vector_usable(mem.index) && !random_.percent(3)) return false;
@@ -329,6 +360,7 @@ class Builder {
       if (!encoded) continue;
       choose_immediates(*encoded);
       if (!refresh(*encoded) || excluded(encoded->decoded) || touches_reserved(encoded->decoded)) continue;
+      if (ends_sequence(encoded->decoded) && !random_.percent(8)) continue;
       if (!set_hidden_pointers(encoded->decoded) || !limit_bit_offset(encoded->decoded)) continue;
       if (const ZydisAccessedFlags* flags = encoded->decoded.insn.cpu_flags) define_flags(flags->tested);
       if (!steer(*encoded) || !refresh(*encoded)) continue;

@@ -1,0 +1,62 @@
+#include "diff/harness/waivers.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "diff/harness/decoder.hpp"
+#include "x86/exception.hpp"
+
+namespace vert::diff {
+
+namespace {
+
+constexpr u64 kLow32 = 0xFFFF'FFFF;
+
+std::optional<Decoded> faulting_instruction(const Input& input, const Output& output) {
+  const u64 offset = output.registers.rip - kCodeBase;
+  if (offset >= kCodeSize) return std::nullopt;
+  return decode(std::span(input.code).subspan(offset));
+}
+
+/// CALL to a target that is not canonical: the manual checks before it pushes (SDM 2A, CALL), processors have
+/// stored the return address below RSP by then.
+void waive_call(Output& native, Output& guest) {
+  if (native.vector != x86::kGP) return;
+  const u64 slot = native.registers.gpr[x86::kRsp] - 8;
+  for (u64 i = 0; i < 8; ++i) {
+    for (std::size_t page = 0; page < kWritablePages.size(); ++page) {
+      const u64 offset = slot + i - kWritablePages[page];
+      if (offset < kPageSize) guest.data[page][offset] = native.data[page][offset];
+    }
+  }
+}
+
+/// A string instruction with 32-bit addresses: processors zero-extend its registers before it faults.
+void waive_string(Output& native, Output& guest) {
+  for (Output* output : {&native, &guest}) {
+    for (const x86::Gpr reg : {x86::kRcx, x86::kRsi, x86::kRdi}) output->registers.gpr[reg] &= kLow32;
+  }
+}
+
+/// XRSTOR may read header and area in any order: CR2 is some byte of it.
+void waive_cr2(Output& native, Output& guest) { guest.cr2 = native.cr2; }
+
+}  // namespace
+
+void waive(const Input& input, Output& native, Output& guest) {
+  if (native.vector == x86::kBP || native.vector != guest.vector ||
+      native.registers.rip != guest.registers.rip)
+    return;
+  const auto decoded = faulting_instruction(input, native);
+  if (!decoded) return;
+  switch (decoded->insn.meta.category) {
+    case ZYDIS_CATEGORY_CALL: waive_call(native, guest); break;
+    case ZYDIS_CATEGORY_STRINGOP:
+      if (decoded->insn.address_width == 32) waive_string(native, guest);
+      break;
+    case ZYDIS_CATEGORY_XSAVE: waive_cr2(native, guest); break;
+    default: break;
+  }
+}
+
+}  // namespace vert::diff
