@@ -1,0 +1,56 @@
+// Guest memory as instructions of the vector unit access it: whole operands, active elements, gathers.
+//
+// Stateless helpers over CpuState and Mmu, on the vCPU's thread.
+#pragma once
+
+#include <span>
+
+#include "cpu/cpu_state.hpp"
+#include "cpu/mmu.hpp"
+#include "cpu/protection.hpp"
+#include "engine/interp/vector_op.hpp"
+
+namespace vert::interp {
+
+/// Segment-relative accesses of one instruction. On a fault nothing has been read or written.
+class GuestAccess {
+ public:
+  GuestAccess(const cpu::CpuState& state, cpu::Mmu& mmu) : state_(state), mmu_(mmu) {}
+
+  [[nodiscard]] cpu::MaybeFault linear(u8 segment, u64 offset, u64 size, cpu::AccessKind kind,
+                                       Gla& address) const;
+  /// As linear(), and #GP(0) unless the address is a multiple of `alignment`.
+  [[nodiscard]] cpu::MaybeFault aligned(u8 segment, u64 offset, u64 size, cpu::AccessKind kind, u64 alignment,
+                                        Gla& address) const;
+  [[nodiscard]] cpu::MaybeFault read(u8 segment, u64 offset, std::span<u8> to) const;
+  [[nodiscard]] cpu::MaybeFault write(u8 segment, u64 offset, std::span<const u8> from) const;
+  [[nodiscard]] cpu::MaybeFault probe_write(u8 segment, u64 offset, u64 size) const;
+
+  /// At an address that linear() gave.
+  [[nodiscard]] cpu::MaybeFault read_at(Gla address, std::span<u8> to) const;
+  [[nodiscard]] cpu::MaybeFault write_at(Gla address, std::span<const u8> from) const;
+
+ private:
+  const cpu::CpuState& state_;
+  cpu::Mmu& mmu_;
+};
+
+/// Reads those bytes of the operand at `offset` that the instruction touches.
+[[nodiscard]] cpu::MaybeFault read_operand(const VectorOp& op, u64 offset, const cpu::CpuState& state,
+                                           cpu::Mmu& mmu, std::span<u8> to);
+[[nodiscard]] cpu::MaybeFault write_operand(const VectorOp& op, u64 offset, const cpu::CpuState& state,
+                                            cpu::Mmu& mmu, std::span<const u8> from);
+
+/// VGATHER and VSCATTER, element by element; those done are gone from the mask when one faults
+/// (SDM 2C, VGATHERDPS). `base` is the offset without the index.
+[[nodiscard]] cpu::MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size,
+                                     cpu::CpuState& state, cpu::Mmu& mmu);
+[[nodiscard]] cpu::MaybeFault scatter(const VectorOp& op, u64 base, unsigned address_size,
+                                      cpu::CpuState& state, cpu::Mmu& mmu);
+
+/// MASKMOVQ and MASKMOVDQU: writes the bytes of `source` whose mask byte has its top bit set.
+[[nodiscard]] cpu::MaybeFault write_masked_bytes(u8 segment, u64 offset, std::span<const u8> source,
+                                                 std::span<const u8> mask, const cpu::CpuState& state,
+                                                 cpu::Mmu& mmu);
+
+}  // namespace vert::interp
