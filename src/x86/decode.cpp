@@ -26,8 +26,8 @@ const ZydisDecoder& decoder_for(CodeSize size) {
 
 u8 register_id(ZydisRegister reg) { return static_cast<u8>(ZydisRegisterGetId(reg)); }
 
-Operand register_operand(ZydisRegister reg) {
-  const auto size = static_cast<u8>(ZydisRegisterGetWidth(ZYDIS_MACHINE_MODE_LONG_64, reg) / 8);
+Operand register_operand(ZydisRegister reg, u16 bits) {
+  const auto size = static_cast<u8>(bits / 8);
   switch (ZydisRegisterGetClass(reg)) {
     case ZYDIS_REGCLASS_GPR8:
       if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH)
@@ -65,15 +65,19 @@ void set_memory(const ZydisDecodedOperand& from, Insn& insn) {
   }
 }
 
+/// 0 for an address that is not accessed, and for areas whose size the instruction knows (FXSAVE, XSAVE).
+u8 memory_size(const ZydisDecodedOperand& operand, ZydisMnemonic mnemonic) {
+  const unsigned bytes = operand.size / 8;
+  const bool accessed = operand.mem.type == ZYDIS_MEMOP_TYPE_MEM && mnemonic != ZYDIS_MNEMONIC_INVLPG;
+  return accessed && bytes <= 0xFF ? static_cast<u8>(bytes) : u8{0};
+}
+
 void set_operand(const ZydisDecodedOperand& from, Insn& insn) {
   Operand& operand = insn.operands[insn.operand_count++];
   switch (from.type) {
-    case ZYDIS_OPERAND_TYPE_REGISTER: operand = register_operand(from.reg.value); break;
+    case ZYDIS_OPERAND_TYPE_REGISTER: operand = register_operand(from.reg.value, from.size); break;
     case ZYDIS_OPERAND_TYPE_MEMORY:
-      operand = {OperandKind::kMemory, 0,
-                 from.mem.type == ZYDIS_MEMOP_TYPE_MEM && insn.mnemonic != ZYDIS_MNEMONIC_INVLPG
-                     ? static_cast<u8>(from.size / 8)
-                     : u8{0}};
+      operand = {OperandKind::kMemory, 0, memory_size(from, insn.mnemonic)};
       set_memory(from, insn);
       break;
     case ZYDIS_OPERAND_TYPE_IMMEDIATE:

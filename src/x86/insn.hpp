@@ -18,7 +18,7 @@ enum class OperandKind : u8 {
   kNone,
   kGpr,         // reg: 0..15, size: 1, 2, 4, 8
   kGprHigh,     // AH, CH, DH, BH: reg 0..3, size 1
-  kMemory,      // Insn::mem, size in bytes (0: an address only, as for LEA and INVLPG)
+  kMemory,      // Insn::mem, size in bytes (0: an address only, as for LEA and INVLPG, or a save area)
   kImmediate,   // Insn::imm, sign- or zero-extended to 64 bits as the instruction does
   kSegment,     // reg: SegmentRegister
   kControl,     // reg: CRn
