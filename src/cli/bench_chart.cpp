@@ -13,19 +13,20 @@ namespace {
 
 constexpr double kWidth = 760;
 constexpr double kLeft = 120;
-constexpr double kRight = 80;
+constexpr double kRight = 104;
 constexpr double kTop = 64;
 constexpr double kBar = 18;
 constexpr double kGap = 4;
 constexpr double kGroupGap = 18;
 
-// Middle tones with enough contrast on white and on black; text follows the reader's colour scheme.
+// The chart brings its own paper, so that it is legible on any page; paper and ink follow the colour scheme.
 constexpr std::string_view kStyle = R"(<style>
+.paper { fill: #ffffff; }
 text { font: 13px sans-serif; fill: #24292f; }
 .title { font-weight: bold; font-size: 15px; }
 .axis { stroke: #8c959f; stroke-width: 1; }
 .grid { stroke: #8c959f; stroke-width: 0.5; stroke-dasharray: 2 3; }
-@media (prefers-color-scheme: dark) { text { fill: #e6edf3; } }
+@media (prefers-color-scheme: dark) { .paper { fill: #0d1117; } text { fill: #e6edf3; } }
 </style>
 )";
 
@@ -92,7 +93,7 @@ std::string bench_svg(const BenchReport& report) {
     if (bare == nullptr || &result == bare || !result.measured()) continue;
     guests.push_back(&result);
     for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-      ratios.push_back(result.nanoseconds_per_unit(program) / bare->nanoseconds_per_unit(program));
+      ratios.push_back(result.ratio_to(*bare, program));
     }
   }
   const Scale scale(ratios);
@@ -103,6 +104,8 @@ std::string bench_svg(const BenchReport& report) {
       kWidth, bottom + 32, kWidth, bottom + 32);
   text += "\n<title>Time against bare metal</title>\n";
   text += kStyle;
+  text += R"(<rect class="paper" width="100%" height="100%" rx="6"/>)"
+          "\n";
   text +=
       R"(<text class="title" x="12" y="24">Time against bare metal (1 = bare metal, less is faster, log scale)</text>)";
   text += "\n" + axis(scale, bottom);

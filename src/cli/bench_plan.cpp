@@ -48,8 +48,13 @@ double BenchResult::median(std::size_t program) const {
 
 double BenchResult::best(std::size_t program) const { return sorted_column(seconds, program).front(); }
 
-double BenchResult::nanoseconds_per_unit(std::size_t program) const {
-  return median(program) * 1e9 / static_cast<double>(counts[program]);
+double BenchResult::nanoseconds_per_unit(std::size_t program, double run_seconds) const {
+  return run_seconds * 1e9 / static_cast<double>(counts[program]);
+}
+
+double BenchResult::ratio_to(const BenchResult& bare, std::size_t program) const {
+  return nanoseconds_per_unit(program, median(program)) /
+         bare.nanoseconds_per_unit(program, bare.median(program));
 }
 
 double BenchResult::clock_ratio() const { return total(host_seconds) / total(seconds); }

@@ -46,7 +46,9 @@ struct BenchResult {
   [[nodiscard]] bool measured() const { return failure.empty(); }
   [[nodiscard]] double median(std::size_t program) const;
   [[nodiscard]] double best(std::size_t program) const;
-  [[nodiscard]] double nanoseconds_per_unit(std::size_t program) const;
+  [[nodiscard]] double nanoseconds_per_unit(std::size_t program, double run_seconds) const;
+  /// Median time for one turn, call or fork, over that of `bare`.
+  [[nodiscard]] double ratio_to(const BenchResult& bare, std::size_t program) const;
   /// All host time over all guest time: 1 if the guest's clock is right.
   [[nodiscard]] double clock_ratio() const;
 };

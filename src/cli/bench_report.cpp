@@ -22,6 +22,24 @@ std::string format_ratio(double ratio) {
   return ratio < 100 ? fmt::format("{:.2f}x", ratio) : fmt::format("{:.0f}x", ratio);
 }
 
+using Rows = std::vector<std::vector<std::string>>;
+
+/// Adds an engine's column, and its ratio to bare metal, to a header row and the programs' rows below it.
+/// Returns the row behind them.
+Rows::iterator add_times(Rows::iterator row, const BenchResult& result, const BenchResult* bare,
+                         double (BenchResult::*statistic)(std::size_t) const) {
+  row->push_back(result.engine);
+  if (bare != nullptr) row->emplace_back("/bare");
+  for (std::size_t program = 0; program < kBenchPrograms; ++program) {
+    ++row;
+    const double time = result.nanoseconds_per_unit(program, (result.*statistic)(program));
+    row->push_back(format_time(time));
+    if (bare == nullptr) continue;
+    row->push_back(format_ratio(time / bare->nanoseconds_per_unit(program, (bare->*statistic)(program))));
+  }
+  return row + 1;
+}
+
 }  // namespace
 
 const BenchResult* find_bare(std::span<const BenchResult> results) {
@@ -44,28 +62,25 @@ std::string bench_rows(const BenchResult& result) {
 }
 
 std::string bench_table(const BenchReport& report) {
-  const BenchResult* const bare = find_bare(report.results);
-  std::vector<std::vector<std::string>> rows = {{"median time of", "one"}};
-  for (const BenchProgram& program : kPrograms) {
+  Rows rows = {{"median", "each"}};
+  for (const BenchProgram& program : kPrograms)
     rows.push_back({std::string(program.name), std::string(program.unit)});
-  }
+  rows.push_back({"best", "each"});
+  for (const BenchProgram& program : kPrograms)
+    rows.push_back({std::string(program.name), std::string(program.unit)});
   rows.push_back({"clock", "host/guest"});
   rows.push_back({"boot", ""});
+
+  const BenchResult* const bare = find_bare(report.results);
   for (const BenchResult& result : report.results) {
     if (!result.measured()) continue;
-    const bool with_ratio = bare != nullptr && &result != bare;
-    rows[0].push_back(result.engine);
-    if (with_ratio) rows[0].emplace_back("/bare");
-    for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-      const double time = result.nanoseconds_per_unit(program);
-      rows[program + 1].push_back(format_time(time));
-      if (with_ratio) rows[program + 1].push_back(format_ratio(time / bare->nanoseconds_per_unit(program)));
-    }
+    const BenchResult* const reference = &result == bare ? nullptr : bare;
+    auto row = add_times(rows.begin(), result, reference, &BenchResult::median);
+    row = add_times(row, result, reference, &BenchResult::best);
     const bool guest = result.engine != "bare";
-    rows[kBenchPrograms + 1].push_back(guest ? fmt::format("{:.3f}", result.clock_ratio()) : "-");
-    rows[kBenchPrograms + 2].push_back(guest ? fmt::format("{:.1f} s", result.boot_seconds) : "-");
-    if (with_ratio) rows[kBenchPrograms + 1].emplace_back();
-    if (with_ratio) rows[kBenchPrograms + 2].emplace_back();
+    (row++)->push_back(guest ? fmt::format("{:.3f}", result.clock_ratio()) : "-");
+    row->push_back(guest ? fmt::format("{:.1f} s", result.boot_seconds) : "-");
+    for (auto& cells : rows) cells.resize(rows[0].size());
   }
   std::vector<std::size_t> widths(rows[0].size());
   for (const auto& row : rows) {
@@ -98,11 +113,11 @@ std::string bench_json(const BenchReport& report) {
                     {"count", result.counts[program]},
                     {"median_seconds", result.median(program)},
                     {"best_seconds", result.best(program)},
-                    {"nanoseconds_per_unit", result.nanoseconds_per_unit(program)}};
+                    {"nanoseconds_per_unit", result.nanoseconds_per_unit(program, result.median(program))}};
       for (const BenchRow& row : result.seconds) entry["seconds"].push_back(row[program]);
       for (const BenchRow& row : result.host_seconds) entry["host_seconds"].push_back(row[program]);
       if (bare != nullptr) {
-        entry["ratio_to_bare"] = result.nanoseconds_per_unit(program) / bare->nanoseconds_per_unit(program);
+        entry["ratio_to_bare"] = result.ratio_to(*bare, program);
       }
       engine["programs"].push_back(std::move(entry));
     }

@@ -95,7 +95,8 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
     // --help and --version come as exceptions too.
     const auto chosen = app.get_subcommands();
     const bool version = dynamic_cast<const CLI::CallForVersion*>(&error) != nullptr;
-    print_out(version ? std::string(error.what()) + "\n" : (chosen.empty() ? &app : chosen[0])->help());
+    print_out(version ? std::string(error.what()) + "\n"
+                      : (chosen.empty() ? app.help() : chosen[0]->help("vert")));
     return kExitOk;
   }
   for (const auto& command : commands) {

@@ -193,7 +193,7 @@ class Session {
 class RunCommand final : public Command {
  public:
   explicit RunCommand(CLI::App& parent) : app_(*parent.add_subcommand("run", "Run a virtual machine")) {
-    app_.add_option("IMAGE", options_.image, "What to boot: a kernel, as with --kernel");
+    app_.add_option("IMAGE", options_.image, "What to boot: a kernel, as with --kernel")->type_name("");
     app_.add_option("--kernel", options_.kernel, "Linux bzImage, ELF kernel (PVH) or multiboot 1 kernel")
         ->type_name("FILE");
     app_.add_option("--initrd", options_.initrd, "Initial RAM disk; for multiboot, the first module")
