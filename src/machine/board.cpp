@@ -1,0 +1,110 @@
+#include "machine/board.hpp"
+
+#include <fmt/ranges.h>
+#include <time.h>
+
+#include <algorithm>
+#include <array>
+
+#include "machine/firmware/acpi_tables.hpp"
+
+namespace vert::machine {
+
+namespace {
+
+constexpr std::string_view kDebugExit = "isa-debug-exit";
+constexpr std::string_view kTestdev = "pc-testdev";
+constexpr std::array kOptionalDevices = {kDebugExit, kTestdev};
+
+static_assert(kEcamBase == device::kEcamBase && kEcamSize == device::kEcamSize);
+static_assert(kIoApicBase == device::IoApic::kBase && kLocalApicBase == cpu::LocalApic::kDefaultBase);
+
+i64 wall_clock_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_REALTIME, &now);
+  return i64{now.tv_sec} * static_cast<i64>(base::kNanosecondsPerSecond) + now.tv_nsec;
+}
+
+constexpr unsigned kTimerIrq = 0;
+constexpr unsigned kKeyboardIrq = 1;
+constexpr unsigned kRtcIrq = 8;
+constexpr unsigned kMouseIrq = 12;
+constexpr unsigned kCascadeIrq = 2;
+constexpr unsigned kIsaIrqs = 16;
+constexpr auto kPmTimerWidth =
+    acpi::kWidePmTimer ? device::AcpiPm::TimerWidth::k32 : device::AcpiPm::TimerWidth::k24;
+
+}  // namespace
+
+Board::Board(const MemoryMap& map, base::TimeService& time, cpu::ApicFabric& fabric,
+             const BoardEvents& events)
+    : fabric_(fabric),
+      io_apic_(fabric),
+      router_(pic_, io_apic_),
+      serial_(time, router_.connect_isa(device::kCom1Irq), events.serial_output),
+      pit_(time, router_.connect_isa(kTimerIrq)),
+      rtc_(time, wall_clock_ns, router_.connect_isa(kRtcIrq), map.low_end(), map.high_end() - kFourGiB),
+      pm_(time, router_.connect_isa(device::kAcpiSciIrq), kPmTimerWidth, events.power_off),
+      keyboard_(router_.connect_isa(kKeyboardIrq), router_.connect_isa(kMouseIrq), events.reset),
+      // A soft reset (INIT) would start the boot processor at firmware that is not there.
+      reset_control_([reset = events.reset](device::ResetKind) { reset(); }),
+      pci_(device::PciBuses{mmio_, pio_}) {
+  fabric_.set_eoi_listener(&io_apic_);
+}
+
+Result<std::unique_ptr<Board>> Board::create(const MemoryMap& map, base::TimeService& time,
+                                             cpu::ApicFabric& fabric, BoardEvents events,
+                                             const std::vector<std::string>& devices) {
+  std::unique_ptr<Board> board(new Board(map, time, fabric, events));
+  VERT_TRY(board->map_devices());
+  for (const std::string& name : devices) VERT_TRY(board->add_optional(name, events));
+  return board;
+}
+
+std::span<const std::string_view> Board::optional_devices() { return kOptionalDevices; }
+
+Status Board::map_devices() {
+  VERT_TRY(pic_.attach(pio_));
+  VERT_TRY(mmio_.map(device::IoApic::kBase, device::IoApic::kSize, io_apic_, "io-apic"));
+  VERT_TRY(serial_.map(pio_, device::kCom1Base));
+  VERT_TRY(pit_.map(pio_));
+  VERT_TRY(rtc_.map(pio_));
+  VERT_TRY(pm_.map(pio_));
+  VERT_TRY(keyboard_.map(pio_));
+  VERT_TRY(reset_control_.map(pio_));
+  VERT_TRY(ignored_ports_.map(pio_));
+  return pci_.map();
+}
+
+Status Board::add_optional(const std::string& name, const BoardEvents& events) {
+  if (name == kDebugExit && !debug_exit_) {
+    debug_exit_.emplace(events.debug_exit);
+    return debug_exit_->map(pio_);
+  }
+  if (name == kTestdev && !testdev_) {
+    std::array<device::InterruptLine*, device::PcTestdev::kLines> lines{};
+    for (unsigned line = 0; line < lines.size(); ++line)
+      if (line != kCascadeIrq)
+        lines[line] = &(line < kIsaIrqs ? router_.connect_isa(line) : router_.connect(line));
+    testdev_.emplace(lines);
+    return testdev_->map(pio_, mmio_);
+  }
+  if (std::ranges::find(kOptionalDevices, name) != kOptionalDevices.end())
+    return make_error("the device '{}' is given twice", name);
+  return make_error("there is no device '{}'; choose one of: {}", name, fmt::join(kOptionalDevices, ", "));
+}
+
+void Board::reset() {
+  serial_.reset();
+  pit_.reset();
+  rtc_.reset();
+  pm_.reset();
+  keyboard_.reset();
+  reset_control_.reset();
+  pci_.reset();
+  if (testdev_) testdev_->reset();
+  io_apic_.reset();
+  pic_.reset();
+}
+
+}  // namespace vert::machine

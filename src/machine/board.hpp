@@ -1,0 +1,84 @@
+// The mainboard: every device of the machine but processors, with its wiring and its places on the buses.
+//
+// Owned by Machine. Devices lock for themselves; create() before any vCPU runs, reset() while none does.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/time.hpp"
+#include "cpu/local_apic.hpp"
+#include "device/irqchip/i8259.hpp"
+#include "device/irqchip/interrupt_router.hpp"
+#include "device/irqchip/io_apic.hpp"
+#include "device/legacy/acpi_pm.hpp"
+#include "device/legacy/cmos_rtc.hpp"
+#include "device/legacy/debug_exit.hpp"
+#include "device/legacy/i8042.hpp"
+#include "device/legacy/i8254.hpp"
+#include "device/legacy/ignored_ports.hpp"
+#include "device/legacy/pc_testdev.hpp"
+#include "device/legacy/reset_control.hpp"
+#include "device/legacy/serial_16550.hpp"
+#include "device/pci/pci_host.hpp"
+#include "machine/firmware/memory_map.hpp"
+#include "memory/bus.hpp"
+
+namespace vert::machine {
+
+/// What devices tell the machine; all called on vCPU threads with no lock held.
+struct BoardEvents {
+  std::function<void()> power_off;
+  std::function<void()> reset;
+  std::function<void(u32 value)> debug_exit;
+  std::function<void(std::span<const u8>)> serial_output;
+};
+
+class Board {
+ public:
+  /// `devices` are names of optional_devices(). All arguments outlive the board.
+  [[nodiscard]] static Result<std::unique_ptr<Board>> create(const MemoryMap& map, base::TimeService& time,
+                                                             cpu::ApicFabric& fabric, BoardEvents events,
+                                                             const std::vector<std::string>& devices);
+  Board(const Board&) = delete;
+  Board& operator=(const Board&) = delete;
+
+  /// Names for `--device`.
+  [[nodiscard]] static std::span<const std::string_view> optional_devices();
+
+  [[nodiscard]] memory::Bus& mmio() { return mmio_; }
+  [[nodiscard]] memory::Bus& pio() { return pio_; }
+  [[nodiscard]] device::I8259& pic() { return pic_; }
+  [[nodiscard]] device::Serial16550& serial() { return serial_; }
+
+  /// All devices as after power-up.
+  void reset();
+
+ private:
+  Board(const MemoryMap& map, base::TimeService& time, cpu::ApicFabric& fabric, const BoardEvents& events);
+  [[nodiscard]] Status map_devices();
+  [[nodiscard]] Status add_optional(const std::string& name, const BoardEvents& events);
+
+  memory::Bus mmio_;
+  memory::Bus pio_;
+  cpu::ApicFabric& fabric_;
+  device::I8259 pic_;
+  device::IoApic io_apic_;
+  device::InterruptRouter router_;
+  device::Serial16550 serial_;
+  device::I8254 pit_;
+  device::CmosRtc rtc_;
+  device::AcpiPm pm_;
+  device::I8042 keyboard_;
+  device::ResetControl reset_control_;
+  device::IgnoredPorts ignored_ports_;
+  device::PciHost pci_;
+  std::optional<device::DebugExit> debug_exit_;
+  std::optional<device::PcTestdev> testdev_;
+};
+
+}  // namespace vert::machine

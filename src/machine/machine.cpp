@@ -1,0 +1,315 @@
+#include "machine/machine.hpp"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <x86intrin.h>
+
+#include <array>
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+
+#include "base/event_loop.hpp"
+#include "machine/board.hpp"
+#include "machine/boot_files.hpp"
+#include "machine/engine_factory.hpp"
+#include "machine/firmware/acpi_tables.hpp"
+#include "machine/state_dump.hpp"
+#include "machine/vcpu.hpp"
+
+namespace vert::machine {
+
+namespace {
+
+constexpr unsigned kMaxCpus = 255;  // xAPIC IDs 0 to 254; 255 is the broadcast
+
+Outcome because(Outcome::Reason reason, std::string description = {}) {
+  return {reason, 0, std::move(description)};
+}
+
+Status check_limits(const MachineConfig& config) {
+  if (config.cpus == 0 || config.cpus > kMaxCpus)
+    return make_error("a machine cannot have {} CPUs: give it 1 to {}", config.cpus, kMaxCpus);
+  const u64 host = static_cast<u64>(::sysconf(_SC_PHYS_PAGES)) * static_cast<u64>(::sysconf(_SC_PAGESIZE));
+  if (config.memory_bytes > host)
+    return make_error("{} MiB of memory are more than this host's {} MiB: give the machine less",
+                      config.memory_bytes >> 20, host >> 20);
+  return {};
+}
+
+/// Where firmware leaves word of conventional memory (IBM PC BIOS data area), and the ACPI tables.
+void put_firmware_data(memory::GuestMemory& memory, unsigned cpus) {
+  constexpr u64 kEbdaSegmentAt = 0x40E;
+  constexpr u64 kBaseMemoryKibAt = 0x413;
+  const auto put = [&](u64 address, auto value) {
+    VERT_CHECK(memory.write(Gpa(address), {reinterpret_cast<const u8*>(&value), sizeof value}));
+  };
+  put(kEbdaSegmentAt, static_cast<u16>(kEbdaBase >> 4));
+  put(kBaseMemoryKibAt, static_cast<u16>(kEbdaBase >> 10));
+  put(kEbdaBase, u8{1});  // its size in KiB
+  VERT_CHECK(memory.write(Gpa(kBiosTablesBase), make_acpi_tables(cpus).image));
+}
+
+/// What firmware sets up on every processor: all memory cacheable by default, and virtual wire mode at the
+/// boot processor (MultiProcessor Specification 1.4, 3.6.2.2).
+void set_up_processor(Vcpu& vcpu) {
+  constexpr u64 kMtrrsOnWriteBack = (1U << 11) | 6;
+  constexpr u32 kSpuriousVector = 0xF0;
+  constexpr u32 kLvtLint0 = 0x350;
+  constexpr u32 kLvtLint1 = 0x360;
+  constexpr u32 kEnabled = 0x1FF;
+  constexpr u32 kExtInt = 0x700;
+  constexpr u32 kNmi = 0x400;
+  cpu::CpuState& state = vcpu.state();
+  cpu::reset(state);
+  state.msr.mtrr_def_type = kMtrrsOnWriteBack;
+  cpu::LocalApic& apic = *vcpu.context().apic;
+  apic.reset(false);
+  if (vcpu.index() != 0) {
+    state.activity = cpu::Activity::kWaitForSipi;
+    return;
+  }
+  apic.mmio_write(kSpuriousVector, kEnabled);
+  apic.mmio_write(kLvtLint0, kExtInt);
+  apic.mmio_write(kLvtLint1, kNmi);
+}
+
+/// All of RAM is zero again, and the host has its pages back.
+Status clear_memory(memory::GuestMemory& memory) {
+  const auto size = static_cast<off_t>(memory.size());
+  if (::fallocate(memory.memfd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size) != 0)
+    return make_system_error(errno, "cannot clear the guest's memory");
+  for (const memory::RamRegion& region : memory.regions())
+    memory.written(memory.host(region.base, region.size), region.size);
+  return {};
+}
+
+}  // namespace
+
+/// Members are made in this order and go in the opposite one: what is used outlives its users.
+struct Machine::Impl final : VcpuOwner {
+  Impl(const MachineConfig& machine_config, x86::CpuModel cpu_model, MemoryMap memory_map)
+      : config(machine_config), model(std::move(cpu_model)), map(memory_map) {}
+  ~Impl() override;
+
+  [[nodiscard]] Status build();
+  void make_processors();
+  [[nodiscard]] BoardEvents board_events();
+  /// Processors, memory and image as for a start. All vCPUs are paused.
+  [[nodiscard]] Status boot();
+  void start_tsc();
+
+  void vcpu_shut_down(const Vcpu& vcpu, const std::string& faults) override;
+  void vcpu_reset(const Vcpu& vcpu) override;
+
+  /// The first end counts. Any thread.
+  void end(Outcome outcome);
+  void request_reset();
+  [[nodiscard]] Outcome run();
+  [[nodiscard]] Status reset();
+  void pause_all();
+  void wait_until_idle();
+
+  const MachineConfig config;
+  const x86::CpuModel model;
+  const MemoryMap map;
+  EngineMaker make_engine = nullptr;
+  std::unique_ptr<BootFiles> files;
+  std::unique_ptr<memory::GuestMemory> memory;
+  std::unique_ptr<base::EventLoop> loop;
+  cpu::ApicFabric fabric;
+  std::unique_ptr<Board> board;
+  std::deque<cpu::VcpuEvents> events;
+  std::vector<std::unique_ptr<cpu::LocalApic>> apics;
+  std::vector<std::unique_ptr<Vcpu>> vcpus;
+
+  mutable std::mutex mutex;  // innermost but for Vcpu's own
+  std::condition_variable changed;
+  std::optional<Outcome> outcome;
+  bool reset_requested = false;
+  std::optional<u64> began_ns;
+  std::optional<u64> ended_ns;
+};
+
+Machine::Impl::~Impl() {
+  for (const auto& vcpu : vcpus) vcpu->finish();
+  for (const auto& vcpu : vcpus) vcpu->wait_until_idle();
+  // From here on no timer wakes a vCPU that may be gone.
+  if (loop) loop->pause();
+}
+
+Status Machine::Impl::build() {
+  VERT_ASSIGN(make_engine, find_engine(config.engine));
+  VERT_ASSIGN(files, read_boot_files(config));
+  VERT_ASSIGN(memory, memory::GuestMemory::create(map.ram_regions()));
+  VERT_ASSIGN(loop, base::EventLoop::create());
+  loop->pause();
+  VERT_ASSIGN(board, Board::create(map, *loop, fabric, board_events(), config.devices));
+  make_processors();
+  board->pic().set_output_callback([this] { apics.front()->external_interrupt_changed(); });
+  VERT_TRY(boot());
+  for (const auto& vcpu : vcpus) VERT_TRY(vcpu->start());
+  return {};
+}
+
+BoardEvents Machine::Impl::board_events() {
+  return {
+      .power_off = [this] { end(because(Outcome::Reason::kPowerOff)); },
+      .reset = [this] { request_reset(); },
+      .debug_exit =
+          [this](u32 value) {
+            Outcome exit = because(Outcome::Reason::kDebugExit);
+            exit.debug_exit_status = static_cast<int>((value << 1) | 1);
+            end(std::move(exit));
+          },
+      .serial_output =
+          [this](std::span<const u8> bytes) {
+            if (config.serial != nullptr) config.serial->write(bytes);
+          },
+  };
+}
+
+void Machine::Impl::make_processors() {
+  for (unsigned index = 0; index < config.cpus; ++index) {
+    const bool bootstrap = index == 0;
+    apics.push_back(std::make_unique<cpu::LocalApic>(index, bootstrap, events.emplace_back(), fabric, *loop,
+                                                     model.tsc_frequency(),
+                                                     bootstrap ? &board->pic() : nullptr));
+    fabric.attach(*apics.back());
+    const cpu::VcpuContext context = {.index = index,
+                                      .topology = {config.cpus},
+                                      .memory = memory.get(),
+                                      .mmio = &board->mmio(),
+                                      .pio = &board->pio(),
+                                      .apic = apics.back().get(),
+                                      .events = &events.back(),
+                                      .model = &model};
+    vcpus.push_back(std::make_unique<Vcpu>(context, make_engine(context), *this));
+  }
+}
+
+Status Machine::Impl::boot() {
+  put_firmware_data(*memory, config.cpus);
+  for (const auto& vcpu : vcpus) set_up_processor(*vcpu);
+  VERT_TRY(load_kernel(files->source, map, *memory, vcpus.front()->state()));
+  if (config.no_reboot) files.reset();  // not needed again
+  return {};
+}
+
+/// The TSC of every vCPU is 0 now.
+void Machine::Impl::start_tsc() {
+  const u64 offset = 0 - __rdtsc();
+  for (const auto& vcpu : vcpus) vcpu->state().tsc_offset = offset;
+}
+
+void Machine::Impl::vcpu_shut_down(const Vcpu& vcpu, const std::string& faults) {
+  end(because(Outcome::Reason::kTripleFault, faults + "\n" + dump_state(vcpu.context(), vcpu.state())));
+}
+
+void Machine::Impl::vcpu_reset(const Vcpu& /*vcpu*/) { request_reset(); }
+
+void Machine::Impl::end(Outcome why) {
+  {
+    const std::scoped_lock lock(mutex);
+    if (outcome) return;
+    outcome = std::move(why);
+  }
+  pause_all();
+  changed.notify_all();
+}
+
+void Machine::Impl::request_reset() {
+  {
+    const std::scoped_lock lock(mutex);
+    reset_requested = true;
+  }
+  pause_all();
+  changed.notify_all();
+}
+
+void Machine::Impl::pause_all() {
+  for (const auto& vcpu : vcpus) vcpu->pause();
+}
+
+void Machine::Impl::wait_until_idle() {
+  for (const auto& vcpu : vcpus) vcpu->wait_until_idle();
+}
+
+Outcome Machine::Impl::run() {
+  {
+    const std::scoped_lock lock(mutex);
+    began_ns = loop->now_ns();
+  }
+  start_tsc();
+  loop->resume();
+  for (const auto& vcpu : vcpus) vcpu->resume();
+  while (true) {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [this] { return outcome || reset_requested; });
+    if (!outcome && config.no_reboot) outcome = because(Outcome::Reason::kReset);
+    if (outcome) break;
+    lock.unlock();
+    if (const Status status = reset(); !status)
+      end(because(Outcome::Reason::kInternalError, status.error().message));
+  }
+  pause_all();
+  wait_until_idle();
+  const std::scoped_lock lock(mutex);
+  ended_ns = loop->now_ns();
+  return *outcome;
+}
+
+Status Machine::Impl::reset() {
+  pause_all();
+  wait_until_idle();
+  loop->pause();
+  board->reset();
+  VERT_TRY(clear_memory(*memory));
+  for (cpu::VcpuEvents& vcpu_events : events) static_cast<void>(vcpu_events.take(~u32{0}));
+  VERT_TRY(boot());
+  for (const auto& vcpu : vcpus) vcpu->replace_engine(make_engine(vcpu->context()));
+  {
+    const std::scoped_lock lock(mutex);
+    reset_requested = false;
+    if (outcome) return {};
+  }
+  start_tsc();
+  loop->resume();
+  for (const auto& vcpu : vcpus) vcpu->resume();
+  return {};
+}
+
+Machine::Machine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+Machine::~Machine() = default;
+
+Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config) {
+  VERT_TRY(check_limits(config));
+  VERT_ASSIGN(auto map, MemoryMap::make(config.memory_bytes));
+  VERT_ASSIGN(auto model, x86::CpuModel::make(config.cpu_model));
+  auto impl = std::make_unique<Impl>(config, std::move(model), map);
+  VERT_TRY(impl->build());
+  return std::unique_ptr<Machine>(new Machine(std::move(impl)));
+}
+
+Outcome Machine::run() { return impl_->run(); }
+
+void Machine::stop() { impl_->end(because(Outcome::Reason::kStopped)); }
+
+std::size_t Machine::serial_input(std::span<const u8> bytes) { return impl_->board->serial().receive(bytes); }
+
+void Machine::set_serial_ready_callback(std::function<void()> on_serial_ready) {
+  impl_->board->serial().set_ready_callback(std::move(on_serial_ready));
+}
+
+MachineStatistics Machine::statistics() const {
+  MachineStatistics statistics;
+  for (const auto& vcpu : impl_->vcpus) statistics.instructions += vcpu->instructions();
+  const std::scoped_lock lock(impl_->mutex);
+  if (impl_->began_ns)
+    statistics.host_ns = impl_->ended_ns.value_or(impl_->loop->now_ns()) - *impl_->began_ns;
+  return statistics;
+}
+
+}  // namespace vert::machine
