@@ -86,10 +86,8 @@ class FileCheck {
       const auto first = line.find_first_not_of(" \t");
       if (!code_seen && first != std::string::npos) {
         code_seen = true;
-        const std::string_view head = std::string_view(line).substr(first);
-        const bool comment = head.starts_with("//") || head.starts_with("/*") || head.starts_with("#!") ||
-                             (file_.extension() == ".S" && head.starts_with("# "));
-        if (!comment) report("the file does not begin with a comment that says what it is");
+        if (!is_head(line.substr(first)))
+          report("the file does not begin with a comment that says what it is");
       }
       if (const auto include = parse_include(line)) check_include(*include);
     }
@@ -101,6 +99,16 @@ class FileCheck {
   }
 
  private:
+  /// A comment, or the include of the header that bears the same name and so the head for both.
+  [[nodiscard]] bool is_head(const std::string& line) const {
+    if (line.starts_with("//") || line.starts_with("/*") || line.starts_with("#!")) return true;
+    if (file_.extension() == ".S" && line.starts_with("# ")) return true;
+    const auto include = parse_include(line);
+    const std::string stem = file_.stem().string();
+    const std::string tested = stem.ends_with("_test") ? stem.substr(0, stem.size() - 5) : stem;
+    return include && include->quoted && fs::path(include->name).filename() == tested + ".hpp";
+  }
+
   void check_include(const Include& include) {
     if (include.name == "linux/kvm.h" && layer_ != "engine/kvm") {
       report("only src/engine/kvm may include <linux/kvm.h>");

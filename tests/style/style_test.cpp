@@ -43,6 +43,8 @@ TEST_F(PlantedTree, DownwardIncludesAreFine) {
   plant("src/device/pci/a.hpp", "// A.\n#include \"device/irqchip/b.hpp\"\n#include \"memory/bus.hpp\"\n");
   plant("src/engine/kvm/a.cpp", "// A.\n#include <linux/kvm.h>\n");
   plant("tests/unit/x/a.cpp", "// A.\n#include \"machine/machine.hpp\"\n");
+  plant("src/base/fd.cpp", "#include \"base/fd.hpp\"\n");
+  plant("tests/unit/x/fd_test.cpp", "#include \"base/fd.hpp\"\n");
   EXPECT_EQ(violations(root_), std::vector<std::string>());
 }
 
@@ -81,6 +83,12 @@ TEST_F(PlantedTree, UnknownFolderIsFound) {
 TEST_F(PlantedTree, MissingHeadIsFound) {
   plant("bench/a.c", "\nint a;\n");
   EXPECT_EQ(only_violation(), "bench/a.c:2: the file does not begin with a comment that says what it is");
+}
+
+TEST_F(PlantedTree, AnotherHeaderIsNoHead) {
+  plant("src/base/a.cpp", "#include \"base/b.hpp\"\n");
+  EXPECT_EQ(only_violation(),
+            "src/base/a.cpp:1: the file does not begin with a comment that says what it is");
 }
 
 TEST_F(PlantedTree, LongFileIsFound) {
