@@ -1,7 +1,6 @@
 // The timer's three modes on a fake clock (SDM 3A, 10.5.4). One tick of the bus is a nanosecond.
 #include <gtest/gtest.h>
 
-
 #include "unit/cpu_apic/apic_machine.hpp"
 
 namespace vert::test {
