@@ -131,7 +131,10 @@ void I8254Channel::set_gate(i64 now, bool level) {
   state_.gate = level;
   if (state_.phase == Phase::kIdle) return;
   if (is_triggered(state_.mode)) {
-    if (rises) begin(now + 1);
+    if (rises) {
+      state_.low_before_start = state_.mode == 1 && !out(now);
+      begin(now + 1);
+    }
   } else if (is_periodic(state_.mode)) {
     if (rises) {
       begin(now + 1);
@@ -164,7 +167,8 @@ u64 I8254Channel::edges_until(i64 now) const {
 bool I8254Channel::out(i64 now) {
   settle(now);
   if (state_.phase == Phase::kIdle || state_.phase == Phase::kArmed) return state_.mode != 0;
-  if (state_.phase == Phase::kCounting && now < state_.start_tick) return state_.mode != 0;
+  if (state_.phase == Phase::kCounting && now < state_.start_tick)
+    return state_.mode != 0 && !state_.low_before_start;
   const i64 ticks = elapsed(now);
   const i64 count = state_.count;
   switch (state_.mode) {

@@ -27,9 +27,10 @@ struct I8254ChannelState {
   u32 next_count = 0;   // written, taken over at reload_tick; 0: none
   i64 start_tick = 0;   // of a cycle that began in its low half (mode 3): when it would have begun
   i64 reload_tick = 0;
-  i64 frozen_ticks = 0;   // what was counted when counting stopped
-  u64 edges_seen = 0;     // rising edges of OUT since start_tick that are accounted for
-  u64 pending_edges = 0;  // accounted for, but not yet given out by take_edges()
+  bool low_before_start = false;  // mode 1, triggered again while OUT was low
+  i64 frozen_ticks = 0;           // what was counted when counting stopped
+  u64 edges_seen = 0;             // rising edges of OUT since start_tick that are accounted for
+  u64 pending_edges = 0;          // accounted for, but not yet given out by take_edges()
   u8 write_low = 0;
   bool write_high_next = false;
   bool read_high_next = false;
@@ -49,6 +50,7 @@ struct I8254ChannelState {
     a("next_count", next_count);
     a("start_tick", start_tick);
     a("reload_tick", reload_tick);
+    a("low_before_start", low_before_start);
     a("frozen_ticks", frozen_ticks);
     a("edges_seen", edges_seen);
     a("pending_edges", pending_edges);
