@@ -1,6 +1,10 @@
 #include "cpu/cpu_state.hpp"
 
+#include <algorithm>
+#include <array>
+
 #include "x86/cpu_model.hpp"
+#include "x86/paging.hpp"
 
 namespace vert::cpu {
 
@@ -40,7 +44,67 @@ void reset_core(CpuState& state) {
   state.monitor_line = 0;
 }
 
+bool within(u64 value, u64 allowed) { return (value & ~allowed) == 0; }
+bool implies(bool a, bool b) { return !a || b; }
+
+/// SDM 3A, 2.5 and 4.1.
+bool control_registers_possible(const CpuState& state, const x86::CpuModel& model) {
+  using namespace x86;
+  constexpr u64 kCr0 = cr0::PE | cr0::MP | cr0::EM | cr0::TS | cr0::ET | cr0::NE | cr0::WP | cr0::AM |
+                       cr0::NW | cr0::CD | cr0::PG;
+  const bool paging = (state.cr0 & cr0::PG) != 0;
+  const bool lme = (state.efer & efer::LME) != 0;
+  const bool avx512 = (state.xcr0 & xcr0::kAvx512) != 0;
+  return within(state.cr0, kCr0) && implies(paging, state.protected_mode()) &&
+         implies((state.cr0 & cr0::NW) != 0, (state.cr0 & cr0::CD) != 0) &&
+         within(state.cr4, model.cr4_allowed()) && within(state.efer, model.efer_allowed()) &&
+         state.long_mode() == (lme && paging) &&
+         implies(state.long_mode(), (state.cr4 & cr4::PAE) != 0 && !state.v86()) &&
+         implies((state.cr4 & cr4::PCIDE) != 0, state.long_mode()) &&
+         within(state.cr3, (u64{1} << model.physical_bits()) - 1) &&
+         within(state.xcr0, model.xcr0_allowed()) && (state.xcr0 & xcr0::X87) != 0 &&
+         implies((state.xcr0 & xcr0::AVX) != 0, (state.xcr0 & xcr0::SSE) != 0) &&
+         implies(avx512, (state.xcr0 & xcr0::kAvx512) == xcr0::kAvx512 && (state.xcr0 & xcr0::AVX) != 0);
+}
+
+bool segments_possible(const CpuState& state) {
+  constexpr u16 kAttributes = 0xF0FF;
+  const auto possible = [&state](const Segment& segment) {
+    return within(segment.attributes, kAttributes) && x86::is_canonical(segment.base, state.linear_bits());
+  };
+  return std::ranges::all_of(state.segment, possible) && possible(state.ldtr) && possible(state.tr) &&
+         x86::is_canonical(state.gdtr.base, state.linear_bits()) &&
+         x86::is_canonical(state.idtr.base, state.linear_bits());
+}
+
+bool msrs_possible(const CpuState& state) {
+  const auto& msr = state.msr;
+  return std::ranges::all_of(
+             std::array{msr.lstar, msr.cstar, msr.kernel_gs_base, msr.sysenter_esp, msr.sysenter_eip},
+             [&state](u64 address) { return x86::is_canonical(address, state.linear_bits()); }) &&
+         msr.xss == 0;
+}
+
 }  // namespace
+
+Status check(const CpuState& state, const x86::CpuModel& model) {
+  constexpr u32 kMxcsr = 0xFFFF;
+  const auto refuse = [](const char* what) {
+    return make_error("saved processor state is not possible: {}", what);
+  };
+  if (!control_registers_possible(state, model)) return refuse("control registers");
+  if (!within(state.rflags, x86::rflags::kDefined | x86::rflags::kFixed1)) return refuse("RFLAGS");
+  if (state.cpl > 3 || !implies(!state.protected_mode(), state.cpl == 0)) return refuse("privilege level");
+  if (!segments_possible(state)) return refuse("segments");
+  if (!msrs_possible(state)) return refuse("model-specific registers");
+  if (!within(state.dr6, 0xFFFF'FFFF) || !within(state.dr7, 0xFFFF'FFFF)) return refuse("debug registers");
+  if (!within(state.fpu.mxcsr, kMxcsr)) return refuse("MXCSR");
+  if (state.activity > Activity::kShutdown) return refuse("activity");
+  if (!x86::is_canonical(state.rip, state.linear_bits()) ||
+      (!state.code64() && !within(state.rip, 0xFFFF'FFFF)))
+    return refuse("RIP");
+  return {};
+}
 
 void reset(CpuState& state) {
   reset_core(state);

@@ -7,9 +7,14 @@
 
 #include <array>
 
+#include "base/error.hpp"
 #include "base/types.hpp"
 #include "x86/registers.hpp"
 #include "x86/segment.hpp"
+
+namespace vert::x86 {
+class CpuModel;
+}
 
 namespace vert::cpu {
 
@@ -196,5 +201,9 @@ void reset(CpuState& state);
 void init(CpuState& state);
 /// Starts an application processor at vector * 4096 (SDM 3A, 8.4.3).
 void start_up(CpuState& state, u8 vector);
+
+/// Whether a processor of this model can be in this state, as far as engines rely on it. For states from
+/// outside (snapshots, migration, gdb).
+[[nodiscard]] Status check(const CpuState& state, const x86::CpuModel& model);
 
 }  // namespace vert::cpu

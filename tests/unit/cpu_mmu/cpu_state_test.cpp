@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "base/archive.hpp"
+#include "x86/cpu_model.hpp"
 
 namespace vert::test {
 namespace {
@@ -88,6 +89,45 @@ TEST(CpuState, SurvivesTheArchive) {
   const auto restored = base::restore<CpuState>("cpu", 1, base::from_bytes(bytes).value());
   ASSERT_TRUE(restored.has_value()) << restored.error().message;
   EXPECT_EQ(*restored, state);
+}
+
+TEST(CpuState, ImpossibleStatesAreRefused) {
+  const auto model = x86::CpuModel::make("host").value();
+  CpuState good;
+  cpu::reset(good);
+  EXPECT_TRUE(cpu::check(good, model).has_value());
+  CpuState long_mode = good;
+  long_mode.cr0 = x86::cr0::PE | x86::cr0::PG | x86::cr0::ET;
+  long_mode.cr4 = x86::cr4::PAE;
+  long_mode.efer = x86::efer::LME | x86::efer::LMA;
+  EXPECT_TRUE(cpu::check(long_mode, model).has_value());
+
+  const auto refused = [&model](CpuState state, auto change) {
+    change(state);
+    return !cpu::check(state, model).has_value();
+  };
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.cr0 = x86::cr0::PG; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.cr0 |= u64{1} << 32; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.cr4 = x86::cr4::VME; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.cr4 = x86::cr4::PCIDE; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.cr3 = u64{1} << 46; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.efer = x86::efer::LMA; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.efer = u64{1} << 12; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.xcr0 = 0; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.xcr0 = 5; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.rflags |= u64{1} << 40; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.cpl = 3; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.segment[x86::kDs].attributes |= 0x100; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.segment[x86::kFs].base = u64{1} << 50; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.msr.lstar = u64{1} << 63; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.msr.xss = 1; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.dr7 = u64{1} << 32; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.fpu.mxcsr = 0x10000; }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.activity = static_cast<cpu::Activity>(9); }));
+  EXPECT_TRUE(refused(good, [](CpuState& s) { s.rip = u64{1} << 32; }));
+  EXPECT_TRUE(refused(long_mode, [](CpuState& s) { s.cr4 = 0; }));
+  EXPECT_TRUE(refused(long_mode, [](CpuState& s) { s.efer = x86::efer::LME; }));
+  EXPECT_TRUE(refused(long_mode, [](CpuState& s) { s.rip = u64{1} << 47; }));
 }
 
 }  // namespace
