@@ -1,0 +1,193 @@
+// Whole machines with guests of a few bytes, as multiboot kernels.
+#include "machine/machine.hpp"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "unit/machine/boot_images.hpp"
+
+namespace vert::machine {
+namespace {
+
+using Code = std::vector<u8>;
+
+/// A kernel file with this 32-bit code at its entry, gone when the test ends.
+class KernelFile {
+ public:
+  explicit KernelFile(const Code& code) {
+    test::Image image = test::make_flat_multiboot();
+    std::ranges::copy(code, image.begin() + kEntry);
+    std::ofstream(path_, std::ios::binary)
+        .write(reinterpret_cast<const char*>(image.data()), static_cast<std::streamsize>(image.size()));
+  }
+  ~KernelFile() { std::filesystem::remove(path_); }
+  KernelFile(const KernelFile&) = delete;
+  KernelFile& operator=(const KernelFile&) = delete;
+  [[nodiscard]] const std::string& path() const { return path_; }
+
+  static constexpr i64 kEntry = 0x80;
+
+ private:
+  std::string path_ = testing::TempDir() + fmt::format("vert-kernel-{}", ::getpid());
+};
+
+class Serial final : public SerialBackend {
+ public:
+  void write(std::span<const u8> bytes) override { text.append(bytes.begin(), bytes.end()); }
+  std::string text;
+};
+
+MachineConfig config_for(const KernelFile& kernel) {
+  MachineConfig config;
+  config.memory_bytes = u64{32} << 20;
+  config.engine = "interp";
+  config.kernel = kernel.path();
+  return config;
+}
+
+Outcome run(const MachineConfig& config) {
+  auto machine = Machine::create(config);
+  EXPECT_TRUE(machine) << machine.error().message;
+  if (!machine) return {Outcome::Reason::kInternalError, 0, machine.error().message};
+  return (*machine)->run();
+}
+
+// mov dx, port; mov al, value; out dx, al; hlt
+Code out_byte(u16 port, u8 value) {
+  return {0x66, 0xBA, static_cast<u8>(port), static_cast<u8>(port >> 8), 0xB0, value, 0xEE, 0xF4};
+}
+
+TEST(Machine, DebugExitGivesItsStatus) {
+  const KernelFile kernel(out_byte(0xF4, 0x21));
+  MachineConfig config = config_for(kernel);
+  config.devices = {"isa-debug-exit"};
+  const Outcome outcome = run(config);
+  EXPECT_EQ(outcome.reason, Outcome::Reason::kDebugExit) << outcome.description;
+  EXPECT_EQ(outcome.debug_exit_status, 0x43);
+}
+
+TEST(Machine, PowerOffEndsIt) {
+  // out 0x604, SLP_TYP S5 | SLP_EN
+  const KernelFile kernel({0x66, 0xBA, 0x04, 0x06, 0x66, 0xB8, 0x00, 0x20, 0x66, 0xEF, 0xF4});
+  EXPECT_EQ(run(config_for(kernel)).reason, Outcome::Reason::kPowerOff);
+}
+
+TEST(Machine, SerialOutputReachesTheBackend) {
+  Code code;
+  for (const char c : {'h', 'i'}) {
+    const Code piece = out_byte(0x3F8, static_cast<u8>(c));
+    code.insert(code.end(), piece.begin(), piece.end() - 1);
+  }
+  const Code exit = out_byte(0xF4, 0);
+  code.insert(code.end(), exit.begin(), exit.end());
+  const KernelFile kernel(code);
+  MachineConfig config = config_for(kernel);
+  Serial serial;
+  config.serial = &serial;
+  config.devices = {"isa-debug-exit"};
+  EXPECT_EQ(run(config).reason, Outcome::Reason::kDebugExit);
+  EXPECT_EQ(serial.text, "hi");
+}
+
+TEST(Machine, ResetWithNoRebootEndsIt) {
+  const KernelFile kernel(out_byte(0xCF9, 6));
+  MachineConfig config = config_for(kernel);
+  config.no_reboot = true;
+  EXPECT_EQ(run(config).reason, Outcome::Reason::kReset);
+}
+
+TEST(Machine, ResetStartsAgainWithFreshMemory) {
+  // A byte of CMOS RAM survives a reset: the first time, note it there, spoil memory and reset; the second
+  // time, exit with what memory holds.
+  const Code code = {
+      0xB0, 0x50, 0xE6, 0x70,                    // mov al, 0x50; out 0x70, al
+      0xE4, 0x71, 0x3C, 0x77, 0x74, 0x14,        // in al, 0x71; cmp al, 0x77; je second
+      0xB0, 0x77, 0xE6, 0x71,                    // mov al, 0x77; out 0x71, al
+      0xC6, 0x05, 0x00, 0x00, 0x30, 0x00, 0xAA,  // mov byte [0x300000], 0xAA
+      0x66, 0xBA, 0xF9, 0x0C, 0xB0, 0x06, 0xEE,  // out 0xcf9, 6
+      0xEB, 0xFE,                                // jmp $
+      0xA0, 0x00, 0x00, 0x30, 0x00,              // second: mov al, [0x300000]
+      0xE6, 0xF4, 0xF4,                          // out 0xf4, al; hlt
+  };
+  const KernelFile kernel(code);
+  MachineConfig config = config_for(kernel);
+  config.devices = {"isa-debug-exit"};
+  const Outcome outcome = run(config);
+  EXPECT_EQ(outcome.reason, Outcome::Reason::kDebugExit);
+  EXPECT_EQ(outcome.debug_exit_status, 1);
+}
+
+TEST(Machine, TripleFaultTellsRegistersAndCode) {
+  // lidt with a limit of 0, then ud2.
+  const Code code = {0x0F, 0x01, 0x1D, 0x00, 0x00, 0x30, 0x00, 0xB8, 0x78, 0x56, 0x34, 0x12, 0x0F, 0x0B};
+  const KernelFile kernel(code);
+  const Outcome outcome = run(config_for(kernel));
+  ASSERT_EQ(outcome.reason, Outcome::Reason::kTripleFault);
+  EXPECT_NE(outcome.description.find("RIP 000000000020008c"), std::string::npos) << outcome.description;
+  EXPECT_NE(outcome.description.find("RAX 0000000012345678"), std::string::npos) << outcome.description;
+  EXPECT_NE(outcome.description.find("code 0f 0b"), std::string::npos) << outcome.description;
+}
+
+TEST(Machine, StopEndsALoopAndAHalt) {
+  for (const Code& code : {Code{0xEB, 0xFE}, Code{0xFA, 0xF4, 0xEB, 0xFD}}) {
+    const KernelFile kernel(code);
+    auto machine = Machine::create(config_for(kernel)).value();
+    std::thread stopper([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      machine->stop();
+    });
+    EXPECT_EQ(machine->run().reason, Outcome::Reason::kStopped);
+    stopper.join();
+    EXPECT_GT(machine->statistics().instructions, 0U);
+    EXPECT_GT(machine->statistics().host_ns, 0U);
+  }
+}
+
+TEST(Machine, NeverRunGoesQuietly) {
+  const KernelFile kernel({0xF4});
+  MachineConfig config = config_for(kernel);
+  config.cpus = 4;
+  EXPECT_TRUE(Machine::create(config));
+}
+
+void expect_refused(const MachineConfig& config, std::string_view says) {
+  const auto machine = Machine::create(config);
+  ASSERT_FALSE(machine);
+  EXPECT_NE(machine.error().message.find(says), std::string::npos) << machine.error().message;
+  EXPECT_EQ(machine.error().message.find('\n'), std::string::npos);
+}
+
+TEST(Machine, BadConfigurationsAreOneLine) {
+  const KernelFile kernel({0xF4});
+  const MachineConfig good = config_for(kernel);
+  const auto with = [&](auto change) {
+    MachineConfig config = good;
+    change(config);
+    return config;
+  };
+  expect_refused(with([](auto& c) { c.cpus = 0; }), "1 to 255");
+  expect_refused(with([](auto& c) { c.cpus = 256; }), "1 to 255");
+  expect_refused(with([](auto& c) { c.memory_bytes = 4096; }), "too little");
+  expect_refused(with([](auto& c) { c.memory_bytes = ~u64{0xFFF}; }), "memory");
+  expect_refused(with([](auto& c) { c.engine = "warp"; }), "interp");
+  expect_refused(with([](auto& c) { c.cpu_model = "8088"; }), "x86-64-v2");
+  expect_refused(with([](auto& c) { c.devices = {"teapot"}; }), "isa-debug-exit, pc-testdev");
+  expect_refused(with([](auto& c) { c.devices = {"pc-testdev", "pc-testdev"}; }), "twice");
+  expect_refused(with([](auto& c) { c.kernel = "/nonexistent"; }), "/nonexistent");
+  expect_refused(with([](auto& c) { c.kernel.clear(); }), "--kernel");
+  expect_refused(with([](auto& c) { c.initrd = "/dev/null"; }), "/dev/null");
+  expect_refused(with([](auto& c) { c.kernel = "/proc/self/status"; }), "/proc/self/status");
+}
+
+TEST(Machine, EnginesAreListed) {
+  const auto list = engines();
+  ASSERT_FALSE(list.empty());
+  for (const EngineInfo& engine : list) EXPECT_FALSE(engine.why.empty());
+}
+
+}  // namespace
+}  // namespace vert::machine
