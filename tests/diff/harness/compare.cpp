@@ -19,6 +19,9 @@ constexpr std::array<std::string_view, x86::kGprCount> kGprNames = {"rax", "rcx"
 /// (arch/x86/mm/fault.c, sanitize_error_code).
 constexpr u64 kLinuxUserEnd = 0x7FFF'FFFF'F000;
 
+/// The processor sign-extends x87 pointers from the width of its linear addresses, 48 or 57 bits.
+constexpr u64 kPointerMask = 0xFFFF'FFFF'FFFF;
+
 template <std::size_t N>
 std::string hex(const std::array<u8, N>& bytes) {
   std::string text;
@@ -70,8 +73,8 @@ void compare_fpu(const cpu::FpuState& native, const cpu::FpuState& guest, Differ
   out.number("fsw", native.fsw, guest.fsw);
   out.number("ftw", native.ftw, guest.ftw);
   out.number("fop", native.fop, guest.fop);
-  out.number("fip", native.fip, guest.fip);
-  out.number("fdp", native.fdp, guest.fdp);
+  out.number("fip", native.fip & kPointerMask, guest.fip & kPointerMask);
+  out.number("fdp", native.fdp & kPointerMask, guest.fdp & kPointerMask);
   out.number("mxcsr", native.mxcsr, guest.mxcsr);
 }
 

@@ -52,6 +52,8 @@ struct Feature {
 constexpr unsigned kEax = 0, kEbx = 1, kEcx = 2, kEdx = 3;
 #define X(extension, leaf, subleaf, reg, bit) \
   Feature { ZYDIS_ISA_EXT_##extension, ZYDIS_ISA_SET_INVALID, leaf, subleaf, reg, bit }
+#define Y(set, leaf, subleaf, reg, bit) \
+  Feature { ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_##set, leaf, subleaf, reg, bit }
 constexpr std::array kFeatures = {
     X(MOVDIR, 7, 0, kEcx, 27),
     X(CLDEMOTE, 7, 0, kEcx, 25),
@@ -76,13 +78,19 @@ constexpr std::array kFeatures = {
     X(VPCLMULQDQ, 7, 0, kEcx, 10),
     X(CLFLUSHOPT, 7, 0, kEbx, 23),
     X(CLWB, 7, 0, kEbx, 24),
-    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_BF16_128, 7, 1, kEax, 5},
-    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_BF16_256, 7, 1, kEax, 5},
-    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_BF16_512, 7, 1, kEax, 5},
-    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_VP2INTERSECT_128, 7, 0, kEdx, 8},
-    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_VP2INTERSECT_256, 7, 0, kEdx, 8},
-    Feature{ZYDIS_ISA_EXT_AVX512EVEX, ZYDIS_ISA_SET_AVX512_VP2INTERSECT_512, 7, 0, kEdx, 8},
+    Y(AVX512_BF16_128, 7, 1, kEax, 5),
+    Y(AVX512_BF16_256, 7, 1, kEax, 5),
+    Y(AVX512_BF16_512, 7, 1, kEax, 5),
+    Y(AVX512_VP2INTERSECT_128, 7, 0, kEdx, 8),
+    Y(AVX512_VP2INTERSECT_256, 7, 0, kEdx, 8),
+    Y(AVX512_VP2INTERSECT_512, 7, 0, kEdx, 8),
+    Y(AVX512_FP16_128, 7, 0, kEdx, 23),
+    Y(AVX512_FP16_128N, 7, 0, kEdx, 23),
+    Y(AVX512_FP16_256, 7, 0, kEdx, 23),
+    Y(AVX512_FP16_512, 7, 0, kEdx, 23),
+    Y(AVX512_FP16_SCALAR, 7, 0, kEdx, 23),
 };
+#undef Y
 #undef X
 
 bool host_has(const Feature& feature) {

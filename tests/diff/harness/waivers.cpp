@@ -38,8 +38,25 @@ void waive_string(Output& native, Output& guest) {
   }
 }
 
-/// XRSTOR may read header and area in any order: CR2 is some byte of it.
-void waive_cr2(Output& native, Output& guest) { guest.cr2 = native.cr2; }
+/// A conversion that stores may set flags in MXCSR before its store faults.
+void waive_mxcsr(Output& native, Output& guest) { guest.registers.fpu.mxcsr = native.registers.fpu.mxcsr; }
+
+/// FXSAVE and FXRSTOR may begin at either end of their area.
+void waive_cr2(Output& native, Output& guest) {
+  if (native.vector == x86::kPF && guest.vector == x86::kPF) guest.cr2 = native.cr2;
+}
+
+/// XRSTOR may read its header and area in any order, before or after it checks their alignment: which fault
+/// comes, and which byte is in CR2, follows no rule of the manual (SDM 2D, XRSTOR).
+void waive_xsave(Output& native, Output& guest) {
+  const auto of_memory = [](u32 vector) {
+    return vector == x86::kGP || vector == x86::kSS || vector == x86::kPF || vector == x86::kAC;
+  };
+  if (!of_memory(native.vector) || !of_memory(guest.vector)) return;
+  guest.vector = native.vector;
+  guest.error_code = native.error_code;
+  guest.cr2 = native.cr2;
+}
 
 }  // namespace
 
@@ -49,12 +66,20 @@ void waive(const Input& input, Output& native, Output& guest) {
     return;
   const auto decoded = faulting_instruction(input, native);
   if (!decoded) return;
+  switch (decoded->insn.mnemonic) {
+    case ZYDIS_MNEMONIC_VCVTPS2PH: return waive_mxcsr(native, guest);
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64: return waive_cr2(native, guest);
+    default: break;
+  }
   switch (decoded->insn.meta.category) {
     case ZYDIS_CATEGORY_CALL: waive_call(native, guest); break;
     case ZYDIS_CATEGORY_STRINGOP:
       if (decoded->insn.address_width == 32) waive_string(native, guest);
       break;
-    case ZYDIS_CATEGORY_XSAVE: waive_cr2(native, guest); break;
+    case ZYDIS_CATEGORY_XSAVE: waive_xsave(native, guest); break;
     default: break;
   }
 }

