@@ -1,0 +1,77 @@
+#include "vm/linux/linux_guest.hpp"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "cli/initramfs.hpp"
+
+namespace vert::vm_test {
+namespace {
+
+// Long enough for the slowest engine on a busy host; a guest that hangs is told from a slow one by hand.
+constexpr std::chrono::seconds kBootLimit{600};
+constexpr std::chrono::seconds kPowerOffLimit{60};
+
+Result<std::string> make_initrd() {
+  const auto shell = busybox();
+  if (!shell) return make_error("no busybox (./dev fetch gets one)");
+  cli::Initramfs archive;
+  for (const char* folder : {"bin", "proc", "sys", "dev"}) archive.add_folder(folder);
+  VERT_TRY(archive.add_host_file("bin/busybox", *shell, true));
+  VERT_TRY(archive.add_host_file("init", VERT_GUEST_SOURCES "/shell_init.sh", true));
+  for (const std::string program : {"atomics_futex", "clock_ticks"}) {
+    VERT_TRY(archive.add_host_file("bin/" + program, VERT_GUEST_FOLDER "/" + program, true));
+  }
+  const std::vector<u8> bytes = std::move(archive).finish();
+
+  std::string path = "/tmp/vert-test-initrd.XXXXXX";
+  const base::Fd file(mkstemp(path.data()));
+  if (!file.valid()) return make_system_error(errno, path);
+  if (write(file.get(), bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) {
+    unlink(path.c_str());
+    return make_error("cannot write {}", path);
+  }
+  return path;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config) {
+  const auto kernel = cached_kernel(config.kernel);
+  if (!kernel) return make_error("the kernel {} is not in the cache (./dev fetch gets it)", config.kernel);
+  VERT_ASSIGN(std::string initrd, make_initrd());
+  std::unique_ptr<LinuxGuest> guest(new LinuxGuest(std::move(initrd)));
+  guest->process_ = std::make_unique<VertProcess>(
+      std::vector<std::string>{"run", "--kernel", *kernel, "--initrd", guest->initrd_, "--append",
+                               config.append, "--cpus", std::to_string(config.cpus), "--memory",
+                               config.memory},
+      VertProcess::Console::kPipes);
+  return guest;
+}
+
+LinuxGuest::~LinuxGuest() { unlink(initrd_.c_str()); }
+
+bool LinuxGuest::wait_for_shell() {
+  return process_->expect("vert-guest ready", kBootLimit) && shell("stty -echo") != "TIMEOUT";
+}
+
+std::string LinuxGuest::shell(const std::string& command, std::chrono::seconds limit) {
+  // The marks are typed in two parts, so that the terminal's echo of the command is not taken for them.
+  const std::string number = std::to_string(++commands_);
+  const std::size_t before = process_->output().size();
+  process_->send("echo be''gin-" + number + "; " + command + "; echo e''nd-" + number + "\r");
+  const std::string begin = "begin-" + number + "\n";
+  if (!process_->expect(begin, limit) || !process_->expect("end-" + number + "\n", limit)) return "TIMEOUT";
+  const std::string text = process_->output().substr(before);
+  const auto from = text.find(begin) + begin.size();
+  return text.substr(from, text.find("end-" + number + "\n", from) - from);
+}
+
+End LinuxGuest::power_off() {
+  process_->send("poweroff -f\r");
+  return process_->wait(kPowerOffLimit);
+}
+
+}  // namespace vert::vm_test
