@@ -79,6 +79,7 @@ void Mmu::update_privilege() {
 }
 
 void Mmu::flush() {
+  ++epoch_;
   for (auto& slots : large_pages_) slots.reset();
   if (++generation_ <= kPageOffsetMask) return;
   generation_ = 1;
@@ -90,6 +91,7 @@ void Mmu::flush_page(Gla address) {
   for (std::size_t i = 0; i < kLargePageShifts.size(); ++i) {
     if (large_pages_[i].test(large_page_slot(i, masked))) return flush();
   }
+  ++epoch_;
   for (auto& by_privilege : tlb_) {
     for (auto& bank : by_privilege) bank[masked.page_number() % kSize] = {};
   }

@@ -147,6 +147,10 @@ class Mmu {
   /// The breakpoints that were hit since the last call, as DR6 has them.
   [[nodiscard]] u32 take_watch_hits() { return std::exchange(watch_hits_, 0); }
 
+  /// Changes whenever a translation may have changed: while it and the privilege stay the same, so does what
+  /// translate_code() gives.
+  [[nodiscard]] u64 epoch() const { return epoch_; }
+
   /// Translates for debuggers and device-like accesses: no A or D bits, no fault, no permission check.
   [[nodiscard]] std::optional<Gpa> translate_for_debug(Gla address) const;
 
@@ -228,6 +232,7 @@ class Mmu {
   // The generation lives in the low 12 bits, which page addresses leave free; 0 is never used, so that
   // zeroed entries never match.
   u64 generation_ = 1;
+  u64 epoch_ = 1;
   std::array<std::bitset<kLargePageSlots>, kLargePageShifts.size()> large_pages_;
   std::array<std::array<std::array<Entry, kSize>, kPrivileges>, kKinds> tlb_;
 };

@@ -38,20 +38,19 @@ Outcome execute_vector(Core& core, const Op& op) {
 
 }  // namespace
 
-BlockCache::BlockCache(Core& core) : core_(core), memory_(*core.context.memory), slots_(kSlots) {
+BlockCache::BlockCache(Core& core) : core_(core), memory_(*core.context.memory), slots_(kSlots), jumps_(kJumps) {
   pool_.reserve(kPoolOps);
 }
 
-const Block* BlockCache::find() {
-  const cpu::CpuState& state = core_.state();
-  const u64 linear = core_.code64() ? state.rip : truncate(state.seg(kCs).base + state.rip, 4);
+const Block* BlockCache::find_slow(u64 linear) {
   const u8* page = nullptr;
   if (!translate(linear, page)) return nullptr;
   const u8* start = page + (linear & kPageOffsetMask);
   Block& block = slot_for(start);
-  if (block.start == start && block.size == core_.code_size() && usable(block, linear)) [[likely]]
-    return &block;
-  return decode(block, start, linear) ? &block : nullptr;
+  const bool known = block.start == start && block.size == core_.code_size() && usable(block, linear);
+  if (!known && !decode(block, start, linear)) return nullptr;
+  if (!block.crosses) jump_for(linear) = {linear, jump_key(), start, &block};
+  return &block;
 }
 
 bool BlockCache::translate(u64 linear, const u8*& page) {
@@ -96,6 +95,7 @@ bool BlockCache::decode(Block& block, const u8* start, u64 linear) {
   if (pool_.size() + kMaxOps > kPoolOps) {
     pool_.clear();
     std::ranges::fill(slots_, Block{});
+    std::ranges::fill(jumps_, Jump{});
   }
   const u8* page = start - (linear & kPageOffsetMask);
   const u8* end = page + kPageSize;
@@ -114,6 +114,7 @@ bool BlockCache::decode(Block& block, const u8* start, u64 linear) {
       if (block.count != 0) break;
       return decode_crossing(block, start, linear);
     }
+    if (status == DecodeStatus::kOk) core_.context.model->legacy_form(insn);
     append(block, insn, status);
     if (status != DecodeStatus::kOk || ends_block(insn.mnemonic)) break;
     at += insn.length;
@@ -132,6 +133,7 @@ bool BlockCache::decode_crossing(Block& block, const u8* start, u64 linear) {
   std::memcpy(bytes.data() + first_bytes, second, bytes.size() - first_bytes);
   Insn insn;
   const DecodeStatus status = x86::decode(bytes, block.size, insn);
+  if (status == DecodeStatus::kOk) core_.context.model->legacy_form(insn);
   append(block, insn, status);
   block.crosses = true;
   block.start = start;

@@ -36,7 +36,14 @@ class BlockCache {
   explicit BlockCache(Core& core);
 
   /// The block at state.rip, decoded if need be. Null with core.fault set if it cannot be fetched.
-  [[nodiscard]] const Block* find();
+  [[nodiscard]] const Block* find() {
+    const u64 linear = code_address();
+    const Jump& jump = jump_for(linear);
+    if (jump.linear == linear && jump.key == jump_key() && jump.block->start == jump.start &&
+        jump.block->size == core_.code_size() && !stale(*jump.block)) [[likely]]
+      return jump.block;
+    return find_slow(linear);
+  }
   [[nodiscard]] std::span<const Op> ops(const Block& block) const {
     return std::span(pool_).subspan(block.first_op, block.count);
   }
@@ -54,6 +61,25 @@ class BlockCache {
     const u64 key = static_cast<u64>(reinterpret_cast<std::uintptr_t>(start));
     return slots_[(key ^ (key >> 15)) % kSlots];
   }
+  // What find() last gave for a linear address. It holds while translations, privilege and code size stay the
+  // same; blocks that run into a second page are not kept here.
+  struct Jump {
+    u64 linear = 0;
+    u64 key = 0;
+    const u8* start = nullptr;
+    const Block* block = nullptr;
+  };
+  static constexpr std::size_t kJumps = std::size_t{1} << 12;
+  [[nodiscard]] u64 code_address() const {
+    const cpu::CpuState& state = core_.state();
+    return core_.code64() ? state.rip : truncate(state.seg(x86::kCs).base + state.rip, 4);
+  }
+  [[nodiscard]] Jump& jump_for(u64 linear) { return jumps_[(linear ^ (linear >> 12)) % kJumps]; }
+  [[nodiscard]] u64 jump_key() const {
+    const u64 user = core_.mmu.privilege() == cpu::Privilege::kUser ? 1 : 0;
+    return core_.mmu.epoch() << 3 | user << 2 | static_cast<u64>(core_.code_size());
+  }
+  [[nodiscard]] [[gnu::noinline]] const Block* find_slow(u64 linear);
   [[nodiscard]] bool translate(u64 linear, const u8*& page);
   [[nodiscard]] CodeSource watch(const u8* page);
   [[nodiscard]] bool usable(Block& block, u64 linear);
@@ -66,6 +92,7 @@ class BlockCache {
   Core& core_;
   memory::GuestMemory& memory_;
   std::vector<Block> slots_;
+  std::vector<Jump> jumps_;
   std::vector<Op> pool_;
 };
 

@@ -110,9 +110,13 @@ void log_unknown(u32 index, const char* how) {
 }
 
 /// A write to the TSC moves the adjustment by the same amount, and the other way round (SDM 3B, 17.17.3).
-void move_tsc(cpu::CpuState& state, u64 delta) {
+void move_tsc(Core& core, u64 delta) {
+  cpu::CpuState& state = core.state();
   state.tsc_offset += delta;
   state.msr.tsc_adjust += delta;
+  // An armed deadline is one of the guest's counter, which has moved against the host's.
+  if (const u64 deadline = core.context.apic->tsc_deadline(); deadline != 0)
+    core.context.apic->set_tsc_deadline(deadline, state.tsc_offset);
 }
 
 [[nodiscard]] bool write_variable_mtrr(Core& core, unsigned i, u64 value) {
@@ -181,8 +185,8 @@ bool write_msr(Core& core, u32 index, u64 value) {
   if (const auto i = variable_mtrr(state, index)) return write_variable_mtrr(core, *i, value);
   switch (static_cast<Msr>(index)) {
     case Msr::IA32_EFER: return write_efer(core, value);
-    case Msr::IA32_TSC: move_tsc(state, value - guest_tsc(state)); return true;
-    case Msr::IA32_TSC_ADJUST: move_tsc(state, value - state.msr.tsc_adjust); return true;
+    case Msr::IA32_TSC: move_tsc(core, value - guest_tsc(state)); return true;
+    case Msr::IA32_TSC_ADJUST: move_tsc(core, value - state.msr.tsc_adjust); return true;
     case Msr::IA32_APIC_BASE: {
       const bool accepted = core.context.apic->set_base_msr(value);
       core.mmu.flush();  // the register page may have moved
