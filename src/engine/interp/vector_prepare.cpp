@@ -387,6 +387,7 @@ bool Preparer::set_registers() {
   }
   plan.legacy = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
   plan.x87 = has_x87_ || has_mmx_;
+  plan.mmx = has_mmx_;
   plan.mxcsr = !has_x87_ && !is_integer_category(decoded_.meta.category);
   if (decoded_.mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTD || decoded_.mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTQ)
     return false;  // writes a pair of mask registers; no CPU model has it

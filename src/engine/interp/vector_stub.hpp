@@ -56,6 +56,7 @@ struct StubPlan {
   u8 opcode_offset = 0;  // of the x87 opcode in the original, for FOP
   bool legacy = true;    // only the low 128 bits of vector registers are concerned
   bool x87 = false;      // x87 or MMX state is loaded and stored
+  bool mmx = false;      // and it is MMX's
   bool mxcsr = false;
   bool flags_in = false;
   bool flags_out = false;

@@ -138,14 +138,15 @@ MaybeFault store_bytes(const VectorOp& op, const x86::Insn& insn, cpu::CpuState&
   if (op.mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
     return write_masked_bytes(op.memory.segment, offset, std::span(fpu.zmm[op.gather.data]).first(16),
                               std::span(fpu.zmm[op.gather.mask]).first(16), state, mmu);
-  cpu::FpuState after = fpu;
-  enter_mmx(after);
-  if (MaybeFault fault =
-          write_masked_bytes(op.memory.segment, offset, std::span(after.st[op.gather.data]).first(8),
-                             std::span(after.st[op.gather.mask]).first(8), state, mmu))
-    return fault;
-  fpu = after;
-  return {};
+  enter_mmx(fpu);  // even if the store faults, as processors have it
+  return write_masked_bytes(op.memory.segment, offset, std::span(fpu.st[op.gather.data]).first(8),
+                            std::span(fpu.st[op.gather.mask]).first(8), state, mmu);
+}
+
+/// The transition from x87 to MMX state comes before stores and operations that fault, as processors have it.
+MaybeFault after_transition(const VectorOp& op, const MaybeFault& fault, cpu::CpuState& state) {
+  if (op.plan.mmx) enter_mmx(state.fpu);
+  return fault;
 }
 
 /// The offset without the index, which is a vector.
@@ -259,7 +260,7 @@ MaybeFault VectorUnit::execute(const VectorOp& held, const x86::Insn& insn, cpu:
     case VectorKind::kZeroUpper: zero_upper(state, 16); return {};
     case VectorKind::kZeroAll: zero_upper(state, 0); return {};
     case VectorKind::kMxcsr: return access_mxcsr(*op, offset, state, mmu);
-    case VectorKind::kX87Control: return x87_control(*op, insn, offset, state, mmu);
+    case VectorKind::kX87Control: return x87_control(*op, insn, offset, state, mmu, *model_);
     case VectorKind::kXsave: return xsave_family(*op, offset, state, mmu, *model_);
     case VectorKind::kPkru: return access_pkru(*op, state, mmu);
   }
@@ -301,13 +302,15 @@ MaybeFault VectorUnit::run_stub(const VectorOp& op, u64 offset, const x86::Insn&
     case StubExit::kFloatingPoint:
       if (!op.plan.mxcsr) return Fault::mf();
       state.fpu.mxcsr = frame_.mxcsr;
-      if (op.plan.x87) enter_mmx(state.fpu);  // the transition comes before the operation
-      return (state.cr4 & cr4::OSXMMEXCPT) != 0 ? Fault::xm() : Fault::ud();
+      return after_transition(op, (state.cr4 & cr4::OSXMMEXCPT) != 0 ? Fault::xm() : Fault::ud(), state);
   }
+  if (op.plan.mxcsr)
+    state.fpu.mxcsr = frame_.mxcsr;  // also if the store faults: flags come with the operation
   // An x87 store that raised an unmasked exception other than #P stored nothing (SDM 1, 8.5).
   const bool stored = !op.plan.x87 || (frame_.fx.fsw & ~frame_.fx.fcw & kX87NoStore) == 0;
   if (op.memory.write && stored) {
-    if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory)) return fault;
+    if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory))
+      return after_transition(op, fault, state);
   }
   store_frame(op, offset, insn, state);
   return {};
@@ -319,7 +322,6 @@ void VectorUnit::store_frame(const VectorOp& op, u64 offset, const x86::Insn& in
     state.gpr[plan.explicit_gpr == VectorOp::kNoRegister ? u8{x86::kRax} : plan.explicit_gpr] = frame_.gpr[0];
   if ((plan.gprs_out & 2) != 0) state.gpr[x86::kRcx] = frame_.gpr[1];
   if ((plan.gprs_out & 4) != 0) state.gpr[x86::kRdx] = frame_.gpr[2];
-  if (plan.mxcsr) state.fpu.mxcsr = frame_.mxcsr;
   if (plan.flags_out) {
     constexpr u64 kFlags = x86::rflags::kArithmetic;
     state.rflags = (state.rflags & ~kFlags) | (frame_.rflags & kFlags);
@@ -334,7 +336,7 @@ void VectorUnit::store_x87(const VectorOp& op, u64 offset, const x86::Insn& insn
   fpu.ftw = fx.ftw;
   fpu.st = fx.st;
   const std::size_t opcode = op.plan.opcode_offset;
-  const bool selectors = !model_->has(x86::Feature::ZERO_FCS_FDS);
+  const bool selectors = keeps_selectors(*model_);
   if (fx.fip != 0) set_instruction_pointer(state, selectors);
   if (fx.fop != 0) fpu.fop = static_cast<u16>((insn.bytes[opcode] & 7) << 8 | insn.modrm);
   if (fx.fdp != 0) set_data_pointer(state, op.memory.segment, offset, selectors);

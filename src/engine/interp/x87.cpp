@@ -113,7 +113,7 @@ Environment environment_of(const FpuState& fpu) {
           fpu.fcs, fpu.fds};
 }
 
-void load_environment(FpuState& fpu, const Environment& env) {
+void load_environment(FpuState& fpu, const Environment& env, bool selectors) {
   fpu.fcw = normalized_fcw(env.fcw);
   set_top(fpu, env.fsw >> kTopShift & 7);
   fpu.fsw = env.fsw;
@@ -121,8 +121,8 @@ void load_environment(FpuState& fpu, const Environment& env) {
   fpu.fop = env.fop;
   fpu.fip = env.fip;
   fpu.fdp = env.fdp;
-  fpu.fcs = env.fcs;
-  fpu.fds = env.fds;
+  fpu.fcs = selectors ? env.fcs : u16{0};
+  fpu.fds = selectors ? env.fds : u16{0};
   update_error_summary(fpu);
 }
 
@@ -150,13 +150,13 @@ MaybeFault store_environment(const VectorOp& op, unsigned operand_size, u64 offs
 }
 
 MaybeFault restore_environment(const VectorOp& op, unsigned operand_size, u64 offset, bool registers,
-                               cpu::CpuState& state, cpu::Mmu& mmu) {
+                               bool selectors, cpu::CpuState& state, cpu::Mmu& mmu) {
   const EnvironmentFormat format(state, operand_size);
   std::array<u8, kMaxEnvironment + 8 * kRegisterBytes> image{};
   const std::size_t size = format.size() + (registers ? 8 * kRegisterBytes : 0);
   const GuestAccess access(state, mmu);
   if (MaybeFault fault = access.read(op.memory.segment, offset, std::span(image).first(size))) return fault;
-  load_environment(state.fpu, format.get(image));
+  load_environment(state.fpu, format.get(image), selectors);
   for (std::size_t i = 0; i < 8 && registers; ++i) {
     auto& value = state.fpu.st[i];
     value.fill(0);
@@ -227,16 +227,19 @@ void set_data_pointer(cpu::CpuState& state, u8 segment, u64 offset, bool selecto
 }
 
 MaybeFault x87_control(const VectorOp& op, const x86::Insn& insn, u64 offset, cpu::CpuState& state,
-                       cpu::Mmu& mmu) {
+                       cpu::Mmu& mmu, const x86::CpuModel& model) {
   FpuState& fpu = state.fpu;
+  const bool selectors = keeps_selectors(model);
   switch (op.mnemonic) {
     case ZYDIS_MNEMONIC_FNINIT: x87_init(fpu); return {};
     case ZYDIS_MNEMONIC_FNCLEX: fpu.fsw &= 0x7F00; return {};
     case ZYDIS_MNEMONIC_FLDCW: return load_control_word(op, offset, state, mmu);
     case ZYDIS_MNEMONIC_FNSTCW: return store_word(op, fpu.fcw, offset, state, mmu);
     case ZYDIS_MNEMONIC_FNSTSW: return store_word(op, fpu.fsw, offset, state, mmu);
-    case ZYDIS_MNEMONIC_FLDENV: return restore_environment(op, insn.operand_size, offset, false, state, mmu);
-    case ZYDIS_MNEMONIC_FRSTOR: return restore_environment(op, insn.operand_size, offset, true, state, mmu);
+    case ZYDIS_MNEMONIC_FLDENV:
+      return restore_environment(op, insn.operand_size, offset, false, selectors, state, mmu);
+    case ZYDIS_MNEMONIC_FRSTOR:
+      return restore_environment(op, insn.operand_size, offset, true, selectors, state, mmu);
     case ZYDIS_MNEMONIC_FNSTENV: return store_environment(op, insn.operand_size, offset, false, state, mmu);
     case ZYDIS_MNEMONIC_FNSAVE: return store_environment(op, insn.operand_size, offset, true, state, mmu);
     default: return {};  // FWAIT: its gate is all there is

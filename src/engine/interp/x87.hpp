@@ -7,6 +7,7 @@
 #include "cpu/mmu.hpp"
 #include "cpu/protection.hpp"
 #include "engine/interp/vector_op.hpp"
+#include "x86/cpu_model.hpp"
 
 namespace vert::interp {
 
@@ -31,13 +32,16 @@ void x87_init(cpu::FpuState& fpu);
 /// Every MMX instruction but EMMS: TOP is 0, all registers are valid (SDM 1, 9.5.1).
 void enter_mmx(cpu::FpuState& fpu);
 
-/// FIP and FCS, FDP and FDS, of the current instruction; `selectors` is false if the CPU model zeroes FCS and
-/// FDS (SDM 1, 8.1.8).
+/// False if FCS and FDS always read as zero (SDM 1, 8.1.8).
+[[nodiscard]] inline bool keeps_selectors(const x86::CpuModel& model) {
+  return !model.has(x86::Feature::ZERO_FCS_FDS);
+}
+/// FIP and FCS, FDP and FDS, of the current instruction.
 void set_instruction_pointer(cpu::CpuState& state, bool selectors);
 void set_data_pointer(cpu::CpuState& state, u8 segment, u64 offset, bool selectors);
 
 /// FNINIT, FNCLEX, FLDCW, FNSTCW, FNSTSW, FLDENV, FNSTENV, FRSTOR, FNSAVE, FWAIT.
 [[nodiscard]] cpu::MaybeFault x87_control(const VectorOp& op, const x86::Insn& insn, u64 offset,
-                                          cpu::CpuState& state, cpu::Mmu& mmu);
+                                          cpu::CpuState& state, cpu::Mmu& mmu, const x86::CpuModel& model);
 
 }  // namespace vert::interp

@@ -121,15 +121,15 @@ void put_mxcsr(const FpuState& fpu, Bytes legacy) {
   put(legacy, kMxcsrOffset + 4, kMxcsrMask);
 }
 
-void get_x87(ConstBytes legacy, bool wide, FpuState& fpu) {
+void get_x87(ConstBytes legacy, bool selectors, bool wide, FpuState& fpu) {
   fpu.fcw = normalized_fcw(get<u16>(legacy, 0));
   fpu.fsw = get<u16>(legacy, 2);
   fpu.ftw = legacy[4];
   fpu.fop = get<u16>(legacy, 6) & 0x7FF;
   fpu.fip = wide ? get<u64>(legacy, 8) : get<u32>(legacy, 8);
   fpu.fdp = wide ? get<u64>(legacy, 16) : get<u32>(legacy, 16);
-  fpu.fcs = wide ? u16{0} : get<u16>(legacy, 12);
-  fpu.fds = wide ? u16{0} : get<u16>(legacy, 20);
+  fpu.fcs = wide || !selectors ? u16{0} : get<u16>(legacy, 12);
+  fpu.fds = wide || !selectors ? u16{0} : get<u16>(legacy, 20);
   for (std::size_t i = 0; i < 8; ++i) {
     fpu.st[i].fill(0);
     std::copy_n(legacy.begin() + static_cast<std::ptrdiff_t>(kStOffset + i * 16), 10, fpu.st[i].begin());
@@ -219,13 +219,14 @@ class PendingWrites {
 /// One instruction of the family on its operand.
 class XsaveArea {
  public:
-  XsaveArea(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu, bool wide)
+  XsaveArea(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu, bool wide, bool selectors)
       : access_(state, mmu),
         state_(state),
         mmu_(mmu),
         segment_(op.memory.segment),
         base_(offset),
-        wide_(wide) {}
+        wide_(wide),
+        selectors_(selectors) {}
 
   [[nodiscard]] MaybeFault fxsave();
   [[nodiscard]] MaybeFault fxrstor();
@@ -253,6 +254,7 @@ class XsaveArea {
   u8 segment_;
   u64 base_;
   bool wide_;
+  bool selectors_;
 };
 
 MaybeFault XsaveArea::fxsave() {
@@ -279,7 +281,7 @@ MaybeFault XsaveArea::fxrstor() {
     state_.fpu.mxcsr = mxcsr;
     get_component(1, ConstBytes(image).subspan(kXmmOffset), state_);
   }
-  get_x87(image, wide_, state_.fpu);
+  get_x87(image, selectors_, wide_, state_.fpu);
   return {};
 }
 
@@ -380,7 +382,7 @@ MaybeFault XsaveArea::restore(u64 requested, u64 allowed, bool supervisor, bool 
     if ((requested >> i & 1) == 0) continue;
     const bool load = (saved >> i & 1) != 0;
     if (i == 0) {
-      load ? get_x87(legacy, wide_, after.fpu) : x87_init(after.fpu);
+      load ? get_x87(legacy, selectors_, wide_, after.fpu) : x87_init(after.fpu);
       if (!load) after.fpu.st = {};
       continue;
     }
@@ -452,7 +454,7 @@ bool valid_xcr0(u64 value, u64 allowed) {
 
 MaybeFault xsave_family(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu,
                         const CpuModel& model) {
-  XsaveArea area(op, offset, state, mmu, is_wide(op.mnemonic));
+  XsaveArea area(op, offset, state, mmu, is_wide(op.mnemonic), keeps_selectors(model));
   const u64 user = edx_eax(state) & state.xcr0;
   const u64 everything = state.xcr0 | state.msr.xss;
   switch (op.mnemonic) {

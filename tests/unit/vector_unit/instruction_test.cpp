@@ -148,10 +148,6 @@ class InstructionTest : public ::testing::Test {
 /// What cannot be compared: contents that hold addresses, vectors of addresses, system state.
 bool excluded(const x86::Insn& insn) {
   switch (insn.mnemonic) {
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FLDENV:
-    case ZYDIS_MNEMONIC_FRSTOR:
     case ZYDIS_MNEMONIC_XGETBV:
     case ZYDIS_MNEMONIC_XSETBV:
     case ZYDIS_MNEMONIC_RDPKRU:
@@ -174,8 +170,12 @@ bool is_byte_mask(const x86::Insn& insn) {
          insn.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU;
 }
 
-bool is_masked(const x86::Insn& insn) {
+bool is_made_of_parts(const x86::Insn& insn) {
   switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE:
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VMASKMOVPD:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
@@ -193,7 +193,7 @@ std::string hex(std::span<const u8> bytes) {
 bool InstructionTest::try_candidate(const Candidate& candidate) {
   x86::Insn insn;
   if (x86::decode(candidate.bytes, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk) return false;
-  if (!interp::VectorUnit::handles(insn) || excluded(insn)) return false;
+  if (!interp::VectorUnit::handles(insn) || !guest_.model().allows(insn) || excluded(insn)) return false;
   ++tried_;
   cpu::CpuState& state = guest_.state;
   for (auto& gpr : state.gpr) gpr = random_();
@@ -256,8 +256,8 @@ void InstructionTest::compare(const x86::Insn& insn, const cpu::CpuState& before
   if (fault) {
     ASSERT_EQ(expected->vector, fault->vector);
     if (fault->vector == x86::kPF) {
-      // Which byte of the page a masked access names is the processor's choice.
-      const u64 exact = is_masked(insn) ? ~kPageOffsetMask : ~u64{0};
+      // Which byte of the page an access made of parts names is the processor's choice.
+      const u64 exact = is_made_of_parts(insn) ? ~kPageOffsetMask : ~u64{0};
       ASSERT_EQ(expected->address & exact, fault->address & exact);
     }
   }
@@ -267,10 +267,14 @@ void InstructionTest::compare(const x86::Insn& insn, const cpu::CpuState& before
   if (native.fpu.fdp - shift - Guest::kData < 2 * kPageSize) native.fpu.fdp -= shift;
   ASSERT_EQ(native.rflags, got.rflags);
   ASSERT_EQ(native.gpr, got.gpr);
-  for (std::size_t i = 0; i < 32; ++i)
+  for (std::size_t i = 0; i < 32; ++i) {
+    if (native.fpu.zmm[i] == got.fpu.zmm[i]) continue;
     ASSERT_EQ(hex(native.fpu.zmm[i]), hex(got.fpu.zmm[i])) << "zmm" << i << " was " << hex(start.fpu.zmm[i]);
+  }
   ASSERT_EQ(native.fpu.k, got.fpu.k);
-  for (std::size_t i = 0; i < 8; ++i) ASSERT_EQ(hex(native.fpu.st[i]), hex(got.fpu.st[i])) << "st" << i;
+  if (native.fpu.st != got.fpu.st) {
+    for (std::size_t i = 0; i < 8; ++i) ASSERT_EQ(hex(native.fpu.st[i]), hex(got.fpu.st[i])) << "st" << i;
+  }
   ASSERT_EQ(native.fpu.mxcsr, got.fpu.mxcsr);
   ASSERT_EQ(native.fpu.fcw, got.fpu.fcw);
   ASSERT_EQ(native.fpu.fsw, got.fpu.fsw);
@@ -291,6 +295,7 @@ TEST_F(InstructionTest, Legacy) {
     for (const u8 prefix : kPrefixes)
       for (unsigned opcode = 0; opcode < 256; ++opcode)
         for (int round = 0; round < kRounds; ++round) {
+          if (map == 1 && (opcode == 0x38 || opcode == 0x3A)) continue;  // those are maps 2 and 3
           try_candidate(
               legacy(map, prefix, round % 4 == 3, static_cast<u8>(opcode), round % 2 == 1, random_));
           if (HasFatalFailure()) return;

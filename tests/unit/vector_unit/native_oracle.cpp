@@ -100,6 +100,22 @@ T take(const u8* from, std::size_t at) {
 
 using x86::CpuModel;
 
+/// So that the processor knows what is in its initial configuration, as XINUSE.
+u64 components_in_use(const cpu::FpuState& fpu) {
+  const auto any = [&](std::size_t first, std::size_t last, std::size_t from, std::size_t to) {
+    for (std::size_t reg = first; reg < last; ++reg)
+      for (std::size_t i = from; i < to; ++i)
+        if (fpu.zmm[reg][i] != 0) return true;
+    return false;
+  };
+  const cpu::FpuState initial;
+  const bool x87 = fpu.st != initial.st || fpu.fcw != 0x37F || fpu.fsw != 0 || fpu.ftw != 0 || fpu.fop != 0 ||
+                   fpu.fip != 0 || fpu.fdp != 0;
+  return (x87 ? 1U : 0U) | (any(0, 16, 0, 16) ? 2U : 0U) | (any(0, 16, 16, 32) ? 4U : 0U) |
+         (fpu.k != initial.k ? 0x20U : 0U) | (any(0, 16, 32, 64) ? 0x40U : 0U) |
+         (any(16, 32, 0, 64) ? 0x80U : 0U);
+}
+
 void to_area(const cpu::FpuState& fpu, u8* area) {
   std::memset(area, 0, 2688);
   std::memcpy(area, &fpu.fcw, 2);
@@ -117,7 +133,8 @@ void to_area(const cpu::FpuState& fpu, u8* area) {
     std::memcpy(area + CpuModel::xsave_component(7).offset + 64 * i, fpu.zmm[16 + i].data(), 64);
   }
   std::memcpy(area + CpuModel::xsave_component(5).offset, fpu.k.data(), 64);
-  std::memcpy(area + 512, &kComponents, 8);
+  const u64 used = components_in_use(fpu);
+  std::memcpy(area + 512, &used, 8);
 }
 
 void from_area(const u8* area, cpu::FpuState& fpu) {
