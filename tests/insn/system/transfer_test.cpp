@@ -1,0 +1,223 @@
+// Privilege: flags that CPL and IOPL guard, SYSCALL, SYSENTER, IRET, INT, and stacks of the TSS.
+#include "insn/system/system_test.hpp"
+
+namespace vert::test {
+namespace {
+
+namespace rflags = x86::rflags;
+
+class TransferTest : public SystemTest {};
+
+TEST_P(TransferTest, PopfAtCpl0SetsIfAndIopl) {
+  load_kernel(SNIPPET(popf));
+  cpu::CpuState state = kernel_state();
+  state.gpr[x86::kRax] =
+      rflags::IF | rflags::IOPL | rflags::AC | rflags::ID | rflags::RF | rflags::VM | rflags::VIP;
+  // RF and VM are cleared, VIP and VIF too (SDM 2B, POPF).
+  EXPECT_EQ(run(state).gpr[x86::kRax], rflags::IF | rflags::IOPL | rflags::AC | rflags::ID | rflags::kFixed1);
+}
+
+TEST_P(TransferTest, PopfInUserModeLeavesIfAndIoplAlone) {
+  load_user(SNIPPET(popf));
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRax] = rflags::IOPL | rflags::CF;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kBP);
+  EXPECT_EQ(rig().state().gpr[x86::kRax], rflags::IF | rflags::CF | rflags::kFixed1);
+}
+
+TEST_P(TransferTest, PopfWithIopl3ChangesIfOnly) {
+  load_user(SNIPPET(popf));
+  cpu::CpuState state = user_state();
+  state.rflags |= rflags::IOPL;
+  state.gpr[x86::kRax] = 0;
+  run(state);
+  EXPECT_EQ(rig().state().gpr[x86::kRax], rflags::IOPL | rflags::kFixed1);
+}
+
+TEST_P(TransferTest, CliNeedsIopl) {
+  load_user(SNIPPET(cli));
+  cpu::CpuState state = user_state();
+  expect_fault(state, x86::kGP, 0);
+  state.rflags |= rflags::IOPL;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kBP);
+  EXPECT_EQ(caught.rflags & rflags::IF, 0U);
+}
+
+TEST_P(TransferTest, SyscallAndSysretGoRound) {
+  load_user(SNIPPET(syscall));
+  load_handler(SNIPPET(sysret));
+  cpu::CpuState state = user_state();
+  state.rflags |= rflags::CF | rflags::DF;
+  state.msr.star = u64{kUserCs32} << 48 | u64{kKernelCs} << 32;
+  state.msr.lstar = handler_code();
+  state.msr.fmask = rflags::IF | rflags::DF;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kBP);
+  EXPECT_EQ(caught.cs, kUserCs);
+  EXPECT_EQ(caught.ss, kUserDs);
+  EXPECT_EQ(caught.rsp, kUserStack - 64);
+  EXPECT_EQ(caught.rflags & rflags::kDefined, rflags::IF | rflags::CF | rflags::DF);
+  const auto& gpr = rig().state().gpr;
+  EXPECT_EQ(gpr[x86::kRax], 42U);
+  EXPECT_EQ(gpr[x86::kRcx], kUserCode + 2);
+  EXPECT_EQ(gpr[x86::kR11], rflags::IF | rflags::CF | rflags::DF | rflags::kFixed1);
+}
+
+TEST_P(TransferTest, SyscallEntersWithMaskedFlags) {
+  load_user(SNIPPET(syscall));
+  cpu::CpuState state = user_state();
+  state.msr.star = u64{kKernelCs} << 32;
+  state.msr.lstar = GuestRig::stub(200);
+  state.msr.fmask = rflags::IF;
+  const cpu::CpuState& end = run(state);
+  EXPECT_EQ(end.rip, GuestRig::stub(200) + 1);
+  EXPECT_EQ(end.rflags & rflags::IF, 0U);
+  EXPECT_EQ(end.cpl, 0);
+  EXPECT_EQ(end.seg(x86::kCs).selector, kKernelCs);
+  EXPECT_EQ(end.seg(x86::kSs).selector, kKernelDs);
+  EXPECT_TRUE(end.seg(x86::kCs).is_long());
+  EXPECT_EQ(end.gpr[x86::kRsp], kUserStack - 64);  // SYSCALL does not switch stacks
+}
+
+TEST_P(TransferTest, SyscallWithoutSceIsUndefined) {
+  load_user(SNIPPET(syscall));
+  cpu::CpuState state = user_state();
+  state.efer &= ~x86::efer::SCE;
+  expect_fault(state, x86::kUD, std::nullopt);
+}
+
+TEST_P(TransferTest, SysretToANonCanonicalAddressFaultsInTheKernel) {
+  load_kernel(SNIPPET(sysret));
+  cpu::CpuState state = kernel_state();
+  state.msr.star = u64{kUserCs32} << 48 | u64{kKernelCs} << 32;
+  state.gpr[x86::kRcx] = 0x8000'0000'0000;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kGP);
+  EXPECT_EQ(caught.error_code, 0U);
+  EXPECT_EQ(caught.cs, kKernelCs);
+}
+
+TEST_P(TransferTest, SysretIsPrivileged) {
+  load_user(SNIPPET(sysret));
+  const Caught caught = run_to_exception(user_state());
+  EXPECT_EQ(caught.vector, x86::kGP);
+  EXPECT_EQ(caught.error_code, 0U);
+}
+
+TEST_P(TransferTest, SysenterAndSysexitGoRound) {
+  load_user(SNIPPET(sysenter));
+  load_handler(SNIPPET(sysexit));
+  cpu::CpuState state = user_state();
+  state.msr.sysenter_cs = kKernelCs;
+  state.msr.sysenter_esp = GuestRig::kernel_stack_top();
+  state.msr.sysenter_eip = handler_code();
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kBP);
+  EXPECT_EQ(caught.cs, (kKernelCs + 32U) | 3U);
+  EXPECT_EQ(caught.ss, (kKernelCs + 40U) | 3U);
+  EXPECT_EQ(caught.rsp, kUserStack - 64);
+  EXPECT_EQ(caught.rflags & rflags::IF, 0U);  // SYSENTER clears it, SYSEXIT does not set it
+  EXPECT_EQ(rig().state().gpr[x86::kRax], 43U);
+}
+
+TEST_P(TransferTest, SysenterWithoutACodeSegmentFaults) {
+  load_user(SNIPPET(sysenter));
+  const Caught caught = run_to_exception(user_state());
+  EXPECT_EQ(caught.vector, x86::kGP);
+  EXPECT_EQ(caught.error_code, 0U);
+}
+
+TEST_P(TransferTest, IretEntersUserModeAndInterruptsComeBack) {
+  load_user(SNIPPET(nops));
+  load_kernel(SNIPPET(iret));
+  cpu::CpuState state = kernel_state();
+  state.gpr[x86::kRdi] = kUserCode;
+  state.gpr[x86::kRsi] = kUserStack - 8;
+  state.gpr[x86::kR8] = kUserDs;
+  state.gpr[x86::kR9] = kUserCs;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kBP);
+  EXPECT_EQ(caught.rip, kUserCode + 4);
+  EXPECT_EQ(caught.cs, kUserCs);
+  EXPECT_EQ(caught.ss, kUserDs);
+  EXPECT_EQ(caught.rsp, kUserStack - 8);
+  EXPECT_EQ(rig().state().gpr[x86::kRsp], GuestRig::kernel_stack_top() - 40);
+}
+
+TEST_P(TransferTest, IretChecksTheSelectors) {
+  load_kernel(SNIPPET(iret));
+  cpu::CpuState state = kernel_state();
+  state.gpr[x86::kRdi] = kUserCode;
+  state.gpr[x86::kR8] = kUserDs;
+  state.gpr[x86::kR9] = kUserDs;  // no code segment
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kGP);
+  EXPECT_EQ(caught.error_code, kUserDs & ~3U);
+  EXPECT_EQ(caught.cs, kKernelCs);
+}
+
+TEST_P(TransferTest, SoftwareInterruptGoesRound) {
+  load_user(SNIPPET(int80));
+  load_handler(SNIPPET(int80_handler));
+  rig().set_gate(0x80, handler_code(), 3);
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRax] = 5;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kBP);
+  EXPECT_EQ(rig().state().gpr[x86::kRax], 6U);
+}
+
+TEST_P(TransferTest, SoftwareInterruptNeedsTheGatesPrivilege) {
+  load_user(SNIPPET(int80));
+  rig().set_gate(0x80, GuestRig::stub(0x80), 0);
+  expect_fault(user_state(), x86::kGP, 0x80 * 8 + 2);
+}
+
+TEST_P(TransferTest, DivideErrors) {
+  load_user(SNIPPET(divide));
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRax] = 7;
+  expect_fault(state, x86::kDE, std::nullopt);
+  state.gpr[x86::kRcx] = 2;
+  state.gpr[x86::kRdx] = 2;  // the quotient is 2^32 and a bit
+  expect_fault(state, x86::kDE, std::nullopt);
+  load_user(SNIPPET(signed_divide));
+  state = user_state();
+  state.gpr[x86::kRax] = 0x8000'0000;
+  state.gpr[x86::kRcx] = 0xFFFF'FFFF;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kDE);
+  EXPECT_EQ(caught.rip, kUserCode + 1);
+}
+
+TEST_P(TransferTest, InterruptStackTableSwitchesStacks) {
+  load_kernel(SNIPPET(undefined));
+  rig().set_gate(x86::kUD, GuestRig::stub(x86::kUD), 0, 3);
+  const Gpa stack = rig().allocate_page();
+  const u64 top = GuestRig::direct(stack) + kPageSize;
+  constexpr unsigned kIst1 = 0x24;
+  std::memcpy(rig().host(GuestRig::tss() + kIst1 + 16, 8), &top, sizeof top);
+  expect_fault(kernel_state(), x86::kUD, std::nullopt);
+  EXPECT_EQ(rig().state().gpr[x86::kRsp], top - 40);
+}
+
+TEST_P(TransferTest, AFaultInDeliveryBecomesADoubleFault) {
+  load_user(SNIPPET(undefined));
+  load_kernel(SNIPPET(write));
+  // #PF with a gate that leads outside the canonical range: #GP while delivering #PF is a double fault.
+  rig().set_gate(x86::kPF, 0x8000'0000'0000);
+  cpu::CpuState state = kernel_state();
+  state.gpr[x86::kRsi] = kPage;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kDF);
+  EXPECT_EQ(caught.error_code, 0U);
+  EXPECT_EQ(caught.cr2, kPage);
+  EXPECT_EQ(caught.rip, kernel_code());
+}
+
+INSTANTIATE_TEST_SUITE_P(Engines, TransferTest, testing::ValuesIn(engine_names()));
+
+}  // namespace
+}  // namespace vert::test
