@@ -138,14 +138,12 @@ MaybeFault store_bytes(const VectorOp& op, const x86::Insn& insn, cpu::CpuState&
   if (op.mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
     return write_masked_bytes(op.memory.segment, offset, std::span(fpu.zmm[op.gather.data]).first(16),
                               std::span(fpu.zmm[op.gather.mask]).first(16), state, mmu);
-  enter_mmx(fpu);  // even if the store faults, as processors have it
-  return write_masked_bytes(op.memory.segment, offset, std::span(fpu.st[op.gather.data]).first(8),
-                            std::span(fpu.st[op.gather.mask]).first(8), state, mmu);
-}
-
-/// The transition from x87 to MMX state comes before stores and operations that fault, as processors have it.
-MaybeFault after_transition(const VectorOp& op, const MaybeFault& fault, cpu::CpuState& state) {
-  if (op.plan.mmx) enter_mmx(state.fpu);
+  cpu::FpuState after = fpu;
+  enter_mmx(after);
+  const MaybeFault fault =
+      write_masked_bytes(op.memory.segment, offset, std::span(after.st[op.gather.data]).first(8),
+                         std::span(after.st[op.gather.mask]).first(8), state, mmu);
+  if (!fault) fpu = after;
   return fault;
 }
 
@@ -302,15 +300,15 @@ MaybeFault VectorUnit::run_stub(const VectorOp& op, u64 offset, const x86::Insn&
     case StubExit::kFloatingPoint:
       if (!op.plan.mxcsr) return Fault::mf();
       state.fpu.mxcsr = frame_.mxcsr;
-      return after_transition(op, (state.cr4 & cr4::OSXMMEXCPT) != 0 ? Fault::xm() : Fault::ud(), state);
+      if (op.plan.mmx) enter_mmx(state.fpu);  // the transition comes before the operation
+      return (state.cr4 & cr4::OSXMMEXCPT) != 0 ? Fault::xm() : Fault::ud();
   }
   if (op.plan.mxcsr)
     state.fpu.mxcsr = frame_.mxcsr;  // also if the store faults: flags come with the operation
   // An x87 store that raised an unmasked exception other than #P stored nothing (SDM 1, 8.5).
   const bool stored = !op.plan.x87 || (frame_.fx.fsw & ~frame_.fx.fcw & kX87NoStore) == 0;
   if (op.memory.write && stored) {
-    if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory))
-      return after_transition(op, fault, state);
+    if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory)) return fault;
   }
   store_frame(op, offset, insn, state);
   return {};

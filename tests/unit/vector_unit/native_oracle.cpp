@@ -77,7 +77,6 @@ class Writer : public Xbyak::CodeGenerator {
   void xrstor64(const Xbyak::Address& from) { state_operation(from, 5); }
 
  private:
-  static const void* at(const void* p) { return p; }
   Xbyak::RegRip at(u64* p) { return rip + static_cast<void*>(p); }
   Xbyak::RegRip at(std::array<u8, 2688>* p) { return rip + static_cast<void*>(p); }
   void components() {
