@@ -38,6 +38,20 @@ void waive_string(Output& native, Output& guest) {
   }
 }
 
+/// MASKMOVQ and MASKMOVDQU may fault for bytes that the mask leaves out (SDM 2B, MASKMOVDQU): whether, and
+/// with which CR2, is the processor's own choice. Nothing after it can be compared.
+bool waive_masked_move(const Decoded& decoded, const Output& native, Output& guest) {
+  switch (decoded.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_MASKMOVQ:
+    case ZYDIS_MNEMONIC_MASKMOVDQU:
+    case ZYDIS_MNEMONIC_VMASKMOVDQU: break;
+    default: return false;
+  }
+  if (native.vector != x86::kPF) return false;
+  guest = native;
+  return true;
+}
+
 /// A conversion that stores may set flags in MXCSR before its store faults.
 void waive_mxcsr(Output& native, Output& guest) { guest.registers.fpu.mxcsr = native.registers.fpu.mxcsr; }
 
