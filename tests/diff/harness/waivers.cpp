@@ -75,11 +75,10 @@ void waive_xsave(Output& native, Output& guest) {
 }  // namespace
 
 void waive(const Input& input, Output& native, Output& guest) {
-  if (native.vector == x86::kBP || native.vector != guest.vector ||
-      native.registers.rip != guest.registers.rip)
-    return;
+  if (native.vector == x86::kBP) return;
   const auto decoded = faulting_instruction(input, native);
-  if (!decoded) return;
+  if (!decoded || waive_masked_move(*decoded, native, guest)) return;
+  if (native.registers.rip != guest.registers.rip) return;
   switch (decoded->insn.mnemonic) {
     case ZYDIS_MNEMONIC_VCVTPS2PH: return waive_mxcsr(native, guest);
     case ZYDIS_MNEMONIC_FXSAVE:
