@@ -41,7 +41,7 @@ Bytes pci_routing() {
 /// _OSC: the OS may have what it asks for, out of what PCI Firmware 3.3, table 4-5 knows.
 Bytes pci_operating_system_capabilities() {
   constexpr u64 kUnknownUuid = 1U << 2;
-  constexpr u64 kGranted = 0x1F;  // hot plug, SHPC, PME, AER, PCIe capability structures
+  constexpr u64 kGranted = 0x3F;  // hot plug, SHPC, PME, AER, PCIe capability structures, LTR
   const Bytes status = aml::path("CDW1");
   const Bytes control = aml::path("CDW3");
   return aml::method(
@@ -84,6 +84,7 @@ Bytes isa_devices() {
       isa_device("COM1", "PNP0501", 1, {aml::io_ports(0x3F8, 8), aml::isa_irq(4)}),
       isa_device("RTC_", "PNP0B00", 0, {aml::io_ports(0x70, 2), aml::isa_irq(8)}),
       isa_device("KBD_", "PNP0303", 0, {aml::io_ports(0x60, 1), aml::io_ports(0x64, 1), aml::isa_irq(1)}),
+      isa_device("MOU_", "PNP0F13", 0, {aml::isa_irq(12)}),
       isa_device("SPKR", "PNP0800", 0, {aml::io_ports(0x61, 1)}),
       // What no driver owns; that ECAM is here lets the OS trust MCFG (PCI Firmware 3.3, 4.1.2).
       isa_device("MBRD", "PNP0C02", 0,

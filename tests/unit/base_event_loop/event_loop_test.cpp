@@ -42,8 +42,8 @@ class EventLoopTest : public testing::Test {
 };
 
 TEST_F(EventLoopTest, ClockRunsWithTheHosts) {
-  const u64 before = loop->now_ns();
   const auto host_before = std::chrono::steady_clock::now();
+  const u64 before = loop->now_ns();
   std::this_thread::sleep_for(2ms);
   const u64 after = loop->now_ns();
   const auto host = std::chrono::steady_clock::now() - host_before;

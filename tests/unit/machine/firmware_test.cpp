@@ -239,7 +239,7 @@ TEST(Dsdt, DisassemblesAndCompilesAgain) {
          {"Device (PCI0)", "EisaId (\"PNP0A08\")", "Name (_CRS, ResourceTemplate ()",
           "Name (_PRT, Package (0x80)", "ToUUID (\"33db4d5b-1ff7-401c-9657-7441c03dd766\")",
           "Name (\\_S5, Package (0x04)", "EisaId (\"PNP0501\")", "EisaId (\"PNP0B00\")",
-          "EisaId (\"PNP0303\")", "\"ACPI0007\"", "Device (C000)"})
+          "EisaId (\"PNP0303\")", "EisaId (\"PNP0F13\")", "\"ACPI0007\"", "Device (C000)"})
       EXPECT_NE(source.find(part), std::string::npos) << part;
     EXPECT_EQ(source.find("Device (C0FE)") != std::string::npos, cpus == 255);
   }
