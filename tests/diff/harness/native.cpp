@@ -222,6 +222,9 @@ struct NativeExecutor::Impl {
 };
 
 Result<std::unique_ptr<NativeExecutor>> NativeExecutor::create() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  return make_error("under a sanitizer the host's address space is full of shadow memory: build without");
+#endif
   if ((getauxval(AT_HWCAP2) & kHwcapFsgsbase) == 0)
     return make_error(
         "the host cannot set segment bases in user mode (FSGSBASE): Linux 5.9 or newer is needed");
