@@ -139,6 +139,16 @@ Repeat repeat_of(const ZydisDecodedInstruction& decoded) {
   }
 }
 
+/// SDM 2A, table 2-3: with mod 0, a SIB byte of base 5 has a displacement instead of a base, whatever REX.B
+/// or VEX.B says. Zydis 4.0 names R13, and no displacement, where a 67h prefix is in front.
+void set_baseless_sib(const ZydisDecodedInstruction& decoded, Insn& insn) {
+  constexpr u8 kNoBase = 5;
+  const bool has_sib = (decoded.attributes & ZYDIS_ATTRIB_HAS_SIB) != 0;
+  if (!has_sib || decoded.raw.modrm.mod != 0 || decoded.raw.sib.base != kNoBase) return;
+  insn.mem.base = MemoryOperand::kNoRegister;
+  insn.mem.displacement = static_cast<i32>(decoded.raw.disp.value);
+}
+
 }  // namespace
 
 DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
@@ -174,6 +184,9 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
     if (operand.visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN && insn.operand_count < insn.operands.size())
       set_operand(operand, insn);
   }
+  set_baseless_sib(decoded, insn);
+  // MOVSXD r16 reads 16 bits (SDM 2B, MOVSX); Zydis 4.0 says 32.
+  if (insn.mnemonic == ZYDIS_MNEMONIC_MOVSXD && insn.operand_size == 2) insn.operands[1].size = 2;
   return DecodeStatus::kOk;
 }
 

@@ -148,18 +148,24 @@ Outcome xadd(Core& core, const Op& op) {
   return Outcome::kNext;
 }
 
-// SDM 2A, CMPXCHG: the destination is written in any case (with its own value, if they differ).
+// SDM 2A, CMPXCHG: memory is written in any case (with its own value, if they differ); a register only if
+// they are equal.
 template <typename T>
 Outcome cmpxchg(Core& core, const Op& op) {
   T desired;
   if (!core.load(op, 1, desired)) return Outcome::kFault;
   const T expected = core.gpr<T>(kRax);
   T old{};
-  const bool done = core.modify<T>(op, 0, [&](T was) {
-    old = was;
-    return was == expected ? desired : was;
-  });
-  if (!done) return Outcome::kFault;
+  if (op.insn.operands[0].kind == OperandKind::kMemory) {
+    const bool done = core.modify<T>(op, 0, [&](T was) {
+      old = was;
+      return was == expected ? desired : was;
+    });
+    if (!done) return Outcome::kFault;
+  } else {
+    if (!core.load(op, 0, old)) return Outcome::kFault;
+    if (old == expected) core.store_register(op.insn.operands[0], desired);
+  }
   const T difference = static_cast<T>(expected - old);
   if (difference != 0) core.set_gpr<T>(kRax, old);
   core.set_flags(rflags::kArithmetic, sub_flags(expected, old, difference));
@@ -202,11 +208,14 @@ bool host_compare_exchange_16(u8* host, Pair& expected, Pair desired) {
   return done;
 }
 
-// SDM 2A, CMPXCHG16B: #GP(0) unless 16-byte aligned. Always done atomically.
+// SDM 2A, CMPXCHG16B: #GP(0) unless 16-byte aligned, before anything else. Always done atomically.
 Outcome cmpxchg16b(Core& core, const Op& op) {
   Gla address;
+  const u64 offset = effective_offset(op.insn, core.state(), core.next_rip);
+  const Segment& segment = core.state().segment[op.insn.mem.segment];
+  const u64 base = op.insn.mem.segment >= kFs ? segment.base : 0;
+  if (((base + offset) & 15) != 0) return core.raise(Fault::gp());
   if (!core.operand_address(op, 16, cpu::AccessKind::kWrite, address)) return Outcome::kFault;
-  if ((address.value() & 15) != 0) return core.raise(Fault::gp());
   u8* host = nullptr;
   if (!core.mmu.prepare_rmw(address, 16, host)) return core.raise(core.mmu.fault());
   const Pair expected{core.gpr<u64>(kRax), core.gpr<u64>(kRdx)};

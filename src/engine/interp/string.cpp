@@ -168,48 +168,52 @@ Outcome lods(Core& core, const Op& op) {
       kAlways);
 }
 
-/// REPE goes on while ZF is set, REPNE while it is clear.
-auto while_zf(Core& core, const Op& op) {
-  return [&core, want = op.insn.repeat == Repeat::kRep] { return core.flag(rflags::ZF) == want; };
+/// CMPS and SCAS: `compare` does one iteration and gives its flags. REPE goes on while ZF is set, REPNE while
+/// it is clear. Flags change only when the instruction ends: a fault, and a pause, leave those from before
+/// (SDM 2B, REP).
+template <typename Compare>
+Outcome repeat_compare(Core& core, const Op& op, const StringRegisters& registers, Compare compare) {
+  u64 flags = core.state().rflags;
+  const bool want = op.insn.repeat == Repeat::kRep;
+  const Outcome outcome = repeat(
+      core, op, registers, [&] { return compare(flags); },
+      [&] { return ((flags & rflags::ZF) != 0) == want; });
+  if (outcome == Outcome::kNext) core.set_flags(rflags::kArithmetic, flags);
+  return outcome;
 }
 
 template <typename T>
-void compare(Core& core, T a, T b) {
-  core.set_flags(rflags::kArithmetic, sub_flags(a, b, static_cast<T>(a - b)));
+u64 compare_flags(T a, T b) {
+  return sub_flags(a, b, static_cast<T>(a - b));
 }
 
+// The destination is read first, as the host does it: it decides which fault is met.
 template <typename T>
 Outcome cmps(Core& core, const Op& op) {
   const StringRegisters registers(core, op, sizeof(T));
-  return repeat(
-      core, op, registers,
-      [&] {
-        T a;
-        T b;
-        if (!core.read_segment(source_segment(op), registers.source(), a) ||
-            !core.read_segment(kEs, registers.destination(), b))
-          return false;
-        compare(core, a, b);
-        registers.advance_source();
-        registers.advance_destination();
-        return true;
-      },
-      while_zf(core, op));
+  return repeat_compare(core, op, registers, [&](u64& flags) {
+    T a;
+    T b;
+    if (!core.read_segment(kEs, registers.destination(), b) ||
+        !core.read_segment(source_segment(op), registers.source(), a))
+      return false;
+    flags = compare_flags(a, b);
+    registers.advance_source();
+    registers.advance_destination();
+    return true;
+  });
 }
 
 template <typename T>
 Outcome scas(Core& core, const Op& op) {
   const StringRegisters registers(core, op, sizeof(T));
-  return repeat(
-      core, op, registers,
-      [&] {
-        T b;
-        if (!core.read_segment(kEs, registers.destination(), b)) return false;
-        compare(core, core.gpr<T>(kRax), b);
-        registers.advance_destination();
-        return true;
-      },
-      while_zf(core, op));
+  return repeat_compare(core, op, registers, [&](u64& flags) {
+    T b;
+    if (!core.read_segment(kEs, registers.destination(), b)) return false;
+    flags = compare_flags(core.gpr<T>(kRax), b);
+    registers.advance_destination();
+    return true;
+  });
 }
 
 template <typename T>
