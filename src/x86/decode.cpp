@@ -1,3 +1,4 @@
+// From the decoder library's view of an instruction to the flat one of x86/insn.hpp. Pure, any thread.
 #include "x86/insn.hpp"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// The test devices and the ports that ignore everything.
 #include <gtest/gtest.h>
 
 #include "device/legacy/debug_exit.hpp"

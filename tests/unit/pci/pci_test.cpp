@@ -1,3 +1,4 @@
+// The root bus: configuration space through both its doors, BARs, saved state.
 #include <gtest/gtest.h>
 
 #include <random>
