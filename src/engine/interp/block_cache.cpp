@@ -38,7 +38,8 @@ Outcome execute_vector(Core& core, const Op& op) {
 
 }  // namespace
 
-BlockCache::BlockCache(Core& core) : core_(core), memory_(*core.context.memory), slots_(kSlots), jumps_(kJumps) {
+BlockCache::BlockCache(Core& core)
+    : core_(core), memory_(*core.context.memory), slots_(kSlots), jumps_(kJumps) {
   pool_.reserve(kPoolOps);
 }
 

@@ -62,7 +62,8 @@ Outcome jmp(Core& core, const Op& op) {
   return core.jump(target, op.insn.operand_size);
 }
 
-// SDM 2A, CALL. The target is checked before anything is pushed.
+// SDM 2A, CALL. As processors do it, the return address is stored before the target is checked; RSP moves
+// after.
 Outcome call(Core& core, const Op& op) {
   const unsigned size = op.insn.operand_size;
   if (is_far(op.insn, 3)) {
@@ -76,11 +77,11 @@ Outcome call(Core& core, const Op& op) {
     target = relative_target(core, op);
   else if (!core.load_zero_extended(op, 0, target))
     return Outcome::kFault;
-  target = truncate(target, size);
-  if (!core.valid_target(target)) return core.raise(Fault::gp());
+  const u64 old_rsp = core.state().gpr[kRsp];
   if (!core.push_sized(core.next_rip, size)) return Outcome::kFault;
-  core.state().rip = target;
-  return Outcome::kJump;
+  const Outcome outcome = core.jump(target, size);
+  if (outcome == Outcome::kFault) core.state().gpr[kRsp] = old_rsp;
+  return outcome;
 }
 
 // SDM 2B, RET: near (C2, C3) or far (CA, CB).

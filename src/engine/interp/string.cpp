@@ -58,6 +58,7 @@ class StringRegisters {
 template <typename Iterate, typename Again>
 Outcome repeat(Core& core, const Op& op, const StringRegisters& registers, Iterate iterate, Again again) {
   if (op.insn.repeat == Repeat::kNone) return iterate() ? Outcome::kNext : Outcome::kFault;
+  if (registers.count() == 0) registers.consume(0);  // cuts RCX to the address size all the same
   const unsigned slice = core.single_step ? 1 : kSliceIterations;
   for (unsigned i = 0; i < slice; ++i) {
     if (registers.count() == 0) return Outcome::kNext;
@@ -101,6 +102,8 @@ Outcome movs(Core& core, const Op& op) {
     registers.advance_source(elements);
     registers.advance_destination(elements);
   };
+  // A count of 0 still cuts the pointers to the address size, here and in STOS, as the host does it.
+  if (op.insn.repeat != Repeat::kNone) advance(0);
   for (unsigned page = 0; page < kSlicePages && bulk_allowed<T>(core, op, registers); ++page) {
     u64 elements = std::min({registers.count(), registers.room(registers.source(), sizeof(T)),
                              registers.room(registers.destination(), sizeof(T))});
@@ -134,6 +137,7 @@ template <typename T>
 Outcome stos(Core& core, const Op& op) {
   const StringRegisters registers(core, op, sizeof(T));
   const T value = core.gpr<T>(kRax);
+  if (op.insn.repeat != Repeat::kNone) registers.advance_destination(0);
   for (unsigned page = 0; page < kSlicePages && bulk_allowed<T>(core, op, registers); ++page) {
     u64 elements = std::min(registers.count(), registers.room(registers.destination(), sizeof(T)));
     u8* to = nullptr;

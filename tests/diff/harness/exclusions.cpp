@@ -16,7 +16,7 @@ constexpr std::string_view kHypervisor = "may trap to a hypervisor below the hos
 constexpr std::string_view kTransaction = "transactions abort for reasons of their own";
 constexpr std::string_view kXsave =
     "what is saved depends on XINUSE, which is not architectural (SDM 1, 13.6)";
-constexpr std::string_view kTables = "tells about the host kernel's own descriptor tables";
+constexpr std::string_view kTables = "depends on the host kernel's own descriptor tables";
 constexpr std::string_view kCounter = "reads counters that only the host has";
 constexpr std::string_view kWait = "waits";
 constexpr std::string_view kSgx = "enclaves and measured launch depend on the firmware";
@@ -35,7 +35,8 @@ constexpr std::array kExclusions = {
     X(XSAVE64, kXsave),       X(XSAVEC, kXsave),       X(XSAVEC64, kXsave),     X(XSAVEOPT, kXsave),
     X(XSAVEOPT64, kXsave),    X(UMWAIT, kWait),        X(TPAUSE, kWait),        X(UMONITOR, kWait),
     X(MWAITX, kWait),         X(MONITORX, kWait),      X(ENCLU, kSgx),          X(ENCLS, kSgx),
-    X(ENCLV, kSgx),           X(GETSEC, kSgx),
+    X(ENCLV, kSgx),           X(GETSEC, kSgx),         X(LFS, kTables),         X(LGS, kTables),
+    X(LSS, kTables),
 };
 #undef X
 

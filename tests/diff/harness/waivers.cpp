@@ -18,19 +18,6 @@ std::optional<Decoded> faulting_instruction(const Input& input, const Output& ou
   return decode(std::span(input.code).subspan(offset));
 }
 
-/// CALL to a target that is not canonical: the manual checks before it pushes (SDM 2A, CALL), processors have
-/// stored the return address below RSP by then.
-void waive_call(Output& native, Output& guest) {
-  if (native.vector != x86::kGP) return;
-  const u64 slot = native.registers.gpr[x86::kRsp] - 8;
-  for (u64 i = 0; i < 8; ++i) {
-    for (std::size_t page = 0; page < kWritablePages.size(); ++page) {
-      const u64 offset = slot + i - kWritablePages[page];
-      if (offset < kPageSize) guest.data[page][offset] = native.data[page][offset];
-    }
-  }
-}
-
 /// A string instruction with 32-bit addresses: processors zero-extend its registers before it faults.
 void waive_string(Output& native, Output& guest) {
   for (Output* output : {&native, &guest}) {
@@ -88,7 +75,6 @@ void waive(const Input& input, Output& native, Output& guest) {
     default: break;
   }
   switch (decoded->insn.meta.category) {
-    case ZYDIS_CATEGORY_CALL: waive_call(native, guest); break;
     case ZYDIS_CATEGORY_STRINGOP:
       if (decoded->insn.address_width == 32) waive_string(native, guest);
       break;
