@@ -59,6 +59,11 @@ MaybeFault write_value(cpu::Mmu& mmu, Gla address, std::span<const u8> from) {
   return {};
 }
 
+/// SDM 3A, 6.15, #AC.
+bool checks_alignment(const cpu::CpuState& state) {
+  return state.cpl == 3 && (state.cr0 & x86::cr0::AM) != 0 && (state.rflags & x86::rflags::AC) != 0;
+}
+
 bool in_one_page(Gla address, std::size_t size) { return address.page_offset() + size <= kPageSize; }
 
 /// Offset of element `i` of a gather or scatter.
@@ -104,11 +109,15 @@ MaybeFault GuestAccess::linear(u8 segment, u64 offset, u64 size, AccessKind kind
   return segment == x86::kSs ? x86::Fault::ss() : x86::Fault::gp();
 }
 
-MaybeFault GuestAccess::aligned(u8 segment, u64 offset, u64 size, AccessKind kind, u64 alignment,
+MaybeFault GuestAccess::aligned(const VectorMemory& memory, u64 offset, u64 size, AccessKind kind,
                                 Gla& address) const {
-  if (MaybeFault fault = linear(segment, offset, size, kind, address)) return fault;
-  if ((address.value() & (alignment - 1)) != 0) return x86::Fault::gp();
-  return {};
+  const MaybeFault fault = linear(memory.segment, offset, size, kind, address);
+  // In 64-bit mode processors check the alignment before the canonical form: #GP where that would give #SS.
+  if (fault && !state_.code64()) return fault;
+  if (!fault && checks_alignment(state_) && (address.value() & (memory.checked_alignment - 1U)) != 0)
+    return x86::Fault::ac();
+  if ((address.value() & (memory.alignment - 1U)) != 0) return x86::Fault::gp();
+  return fault;
 }
 
 MaybeFault GuestAccess::read_at(Gla address, std::span<u8> to) const {
@@ -173,17 +182,14 @@ MaybeFault read_operand(const VectorOp& op, u64 offset, const cpu::CpuState& sta
   const GuestAccess access(state, mmu);
   if (memory.shape == MaskShape::kWhole) {
     Gla address;
-    if (MaybeFault fault =
-            access.aligned(memory.segment, offset, memory.size, AccessKind::kRead, memory.alignment, address))
+    if (MaybeFault fault = access.aligned(memory, offset, memory.size, AccessKind::kRead, address))
       return fault;
     return access.read_at(address, to.first(memory.size));
   }
   const u64 active = active_elements(memory, state.fpu);
-  if (active != 0 && memory.alignment > 1) {
+  if (active != 0 && (memory.alignment > 1 || memory.checked_alignment > 1)) {
     Gla address;
-    if (MaybeFault fault =
-            access.aligned(memory.segment, offset, 1, AccessKind::kRead, memory.alignment, address))
-      return fault;
+    if (MaybeFault fault = access.aligned(memory, offset, 1, AccessKind::kRead, address)) return fault;
   }
   return for_each_run(active, [&](unsigned first, unsigned count) {
     const std::size_t at = std::size_t{first} * memory.element_size;
@@ -197,17 +203,18 @@ MaybeFault write_operand(const VectorOp& op, u64 offset, const cpu::CpuState& st
   const GuestAccess access(state, mmu);
   if (memory.shape == MaskShape::kWhole) {
     Gla address;
-    if (MaybeFault fault = access.aligned(memory.segment, offset, memory.size, AccessKind::kWrite,
-                                          memory.alignment, address))
+    if (MaybeFault fault = access.aligned(memory, offset, memory.size, AccessKind::kWrite, address))
       return fault;
+    if (op.mnemonic == ZYDIS_MNEMONIC_FBSTP) {  // in two parts, so that only the second may be missing
+      if (MaybeFault fault = access.write_at(address, from.first(8))) return fault;
+      return access.write_at(address + 8, from.subspan(8, 2));
+    }
     return access.write_at(address, from.first(memory.size));
   }
   const u64 active = active_elements(memory, state.fpu);
-  if (active != 0 && memory.alignment > 1) {
+  if (active != 0 && (memory.alignment > 1 || memory.checked_alignment > 1)) {
     Gla address;
-    if (MaybeFault fault =
-            access.aligned(memory.segment, offset, 1, AccessKind::kWrite, memory.alignment, address))
-      return fault;
+    if (MaybeFault fault = access.aligned(memory, offset, 1, AccessKind::kWrite, address)) return fault;
   }
   if (memory.whole_must_be_accessible) {
     if (MaybeFault fault = access.probe_write(memory.segment, offset, memory.size)) return fault;
@@ -235,6 +242,12 @@ MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size, cpu::CpuS
   cpu::FpuState& fpu = state.fpu;
   const GuestAccess access(state, mmu);
   const u64 mask = gather_mask(gather, fpu);
+  // Cleared even if an element faults: the mask's upper half at once, the rest of the destination with the
+  // first element that is loaded.
+  const std::size_t used = std::size_t{gather.count} * gather.data_size;
+  const auto rest = std::span(fpu.zmm[gather.data]).subspan(used);
+  if (!gather.evex)
+    std::ranges::fill(std::span(fpu.zmm[gather.mask]).subspan(std::max<std::size_t>(used, 16)), u8{0});
   for (unsigned i = 0; i < gather.count; ++i) {
     if ((mask >> i & 1) != 0) {
       const u64 offset = element_offset(op, fpu, base, address_size, i);
@@ -242,10 +255,10 @@ MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size, cpu::CpuS
       if (MaybeFault fault = access.read(op.memory.segment, offset, std::span(value).first(gather.data_size)))
         return fault;
       std::memcpy(&fpu.zmm[gather.data][i * gather.data_size], value.data(), gather.data_size);
+      std::ranges::fill(rest, u8{0});
     }
     clear_gather_mask(gather, i, fpu);
   }
-  const auto rest = std::span(fpu.zmm[gather.data]).subspan(std::size_t{gather.count} * gather.data_size);
   std::ranges::fill(rest, u8{0});
   if (gather.evex)
     fpu.k[gather.mask] = 0;
@@ -271,16 +284,18 @@ MaybeFault scatter(const VectorOp& op, u64 base, unsigned address_size, cpu::Cpu
   return {};
 }
 
-MaybeFault write_masked_bytes(u8 segment, u64 offset, std::span<const u8> source, std::span<const u8> mask,
-                              const cpu::CpuState& state, cpu::Mmu& mmu) {
+MaybeFault write_masked_bytes(const VectorMemory& memory, u64 offset, std::span<const u8> source,
+                              std::span<const u8> mask, const cpu::CpuState& state, cpu::Mmu& mmu) {
   const GuestAccess access(state, mmu);
+  Gla address;
+  if (MaybeFault fault = access.aligned(memory, offset, 1, AccessKind::kWrite, address)) return fault;
   const u64 active = sign_mask(mask, 1);
   if (MaybeFault fault = for_each_run(active, [&](unsigned first, unsigned count) {
-        return access.probe_write(segment, offset + first, count);
+        return access.probe_write(memory.segment, offset + first, count);
       }))
     return fault;
   return for_each_run(active, [&](unsigned first, unsigned count) {
-    return access.write(segment, offset + first, source.subspan(first, count));
+    return access.write(memory.segment, offset + first, source.subspan(first, count));
   });
 }
 

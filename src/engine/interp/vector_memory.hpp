@@ -19,9 +19,9 @@ class GuestAccess {
 
   [[nodiscard]] cpu::MaybeFault linear(u8 segment, u64 offset, u64 size, cpu::AccessKind kind,
                                        Gla& address) const;
-  /// As linear(), and #GP(0) unless the address is a multiple of `alignment`.
-  [[nodiscard]] cpu::MaybeFault aligned(u8 segment, u64 offset, u64 size, cpu::AccessKind kind, u64 alignment,
-                                        Gla& address) const;
+  /// As linear() in the operand's segment, with its alignment checked: #AC(0) by EFLAGS.AC, else #GP(0).
+  [[nodiscard]] cpu::MaybeFault aligned(const VectorMemory& memory, u64 offset, u64 size,
+                                        cpu::AccessKind kind, Gla& address) const;
   [[nodiscard]] cpu::MaybeFault read(u8 segment, u64 offset, std::span<u8> to) const;
   [[nodiscard]] cpu::MaybeFault write(u8 segment, u64 offset, std::span<const u8> from) const;
   [[nodiscard]] cpu::MaybeFault probe_write(u8 segment, u64 offset, u64 size) const;
@@ -49,8 +49,8 @@ class GuestAccess {
                                       cpu::CpuState& state, cpu::Mmu& mmu);
 
 /// MASKMOVQ and MASKMOVDQU: writes the bytes of `source` whose mask byte has its top bit set.
-[[nodiscard]] cpu::MaybeFault write_masked_bytes(u8 segment, u64 offset, std::span<const u8> source,
-                                                 std::span<const u8> mask, const cpu::CpuState& state,
-                                                 cpu::Mmu& mmu);
+[[nodiscard]] cpu::MaybeFault write_masked_bytes(const VectorMemory& memory, u64 offset,
+                                                 std::span<const u8> source, std::span<const u8> mask,
+                                                 const cpu::CpuState& state, cpu::Mmu& mmu);
 
 }  // namespace vert::interp

@@ -61,7 +61,8 @@ struct VectorMemory {
   bool read = false;
   bool write = false;
   u8 segment = x86::kDs;
-  u8 alignment = 1;
+  u8 alignment = 1;          // required: else #GP
+  u8 checked_alignment = 1;  // what EFLAGS.AC asks for: else #AC
   u16 size = 0;
   MaskShape shape = MaskShape::kWhole;
   bool whole_must_be_accessible = false;  // no fault suppression (SDM 2A, 2.8.10)

@@ -263,6 +263,8 @@ class Preparer {
   [[nodiscard]] bool set_register(const ZydisDecodedOperand& operand);
   [[nodiscard]] bool set_general(const ZydisDecodedOperand& operand);
   void set_memory();
+  [[nodiscard]] u8 required_alignment() const;
+  [[nodiscard]] u8 checked_alignment() const;
   void set_mask_shape(const ZydisDecodedOperand& operand);
   [[nodiscard]] bool set_gather(const ZydisDecodedOperand& vsib);
   void set_plain();
@@ -301,6 +303,12 @@ bool Preparer::decode(x86::CodeSize size) {
 
 bool is_x87_isa(ZydisISASet isa) {
   return isa == ZYDIS_ISA_SET_X87 || isa == ZYDIS_ISA_SET_FCMOV || isa == ZYDIS_ISA_SET_SSE3X87;
+}
+
+/// What only the 8087 and 80287 knew: like all the control instructions with an N, it does not wait.
+bool is_x87_nop(ZydisMnemonic mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_FENI8087_NOP || mnemonic == ZYDIS_MNEMONIC_FDISI8087_NOP ||
+         mnemonic == ZYDIS_MNEMONIC_FSETPM287_NOP;
 }
 
 void Preparer::classify() {
@@ -424,6 +432,36 @@ void Preparer::set_mask_shape(const ZydisDecodedOperand& operand) {
   memory.element_size = static_cast<u8>(memory.size / memory.elements);
 }
 
+u8 Preparer::required_alignment() const {
+  switch (op_.kind) {
+    case VectorKind::kByteMask: return 1;
+    case VectorKind::kXsave: return op_.gate == VectorGate::kFxsave ? 16 : 64;
+    default: break;
+  }
+  const u16 size = op_.memory.size;
+  const bool legacy = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+  const bool aligned =
+      (legacy && size == 16 && !may_be_unaligned(decoded_.mnemonic)) || must_be_aligned(decoded_.mnemonic);
+  return aligned ? static_cast<u8>(size) : u8{1};
+}
+
+/// SDM 3A, table 6-7. Vectors of 16 bytes and more are not checked.
+u8 Preparer::checked_alignment() const {
+  const u16 size = op_.memory.size;
+  switch (op_.kind) {
+    case VectorKind::kByteMask: return 8;
+    case VectorKind::kXsave: return 4;
+    case VectorKind::kX87Control:
+      if (size > 2) return insn_.operand_size >= 4 ? 4 : 2;  // environments
+      break;
+    default: break;
+  }
+  if (decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS)
+    return 1;
+  if (size == 10) return 8;
+  return size == 2 || size == 4 || size == 8 ? static_cast<u8>(size) : u8{1};
+}
+
 void Preparer::set_memory() {
   if (memory_ == nullptr) return;
   VectorMemory& memory = op_.memory;
@@ -432,10 +470,8 @@ void Preparer::set_memory() {
   memory.write = writes(*memory_);
   memory.segment = id_of(memory_->mem.segment);
   memory.size = static_cast<u16>(memory_->size / 8);
-  const bool legacy = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
-  if ((legacy && memory.size == 16 && !may_be_unaligned(decoded_.mnemonic)) ||
-      must_be_aligned(decoded_.mnemonic))
-    memory.alignment = static_cast<u8>(memory.size);
+  memory.alignment = required_alignment();
+  memory.checked_alignment = checked_alignment();
   set_mask_shape(*memory_);
 }
 
@@ -484,7 +520,7 @@ void Preparer::set_gate() {
   else if (has_vector_)
     op_.gate = VectorGate::kSse;
   else if (has_x87_)
-    op_.gate = VectorGate::kX87;
+    op_.gate = is_x87_nop(decoded_.mnemonic) ? VectorGate::kX87Control : VectorGate::kX87;
 }
 
 bool Preparer::run(x86::CodeSize size) {

@@ -136,14 +136,16 @@ MaybeFault store_bytes(const VectorOp& op, const x86::Insn& insn, cpu::CpuState&
   const u64 offset = truncate(state.gpr[x86::kRdi], insn.address_size);
   cpu::FpuState& fpu = state.fpu;
   if (op.mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
-    return write_masked_bytes(op.memory.segment, offset, std::span(fpu.zmm[op.gather.data]).first(16),
+    return write_masked_bytes(op.memory, offset, std::span(fpu.zmm[op.gather.data]).first(16),
                               std::span(fpu.zmm[op.gather.mask]).first(16), state, mmu);
   cpu::FpuState after = fpu;
   enter_mmx(after);
-  const MaybeFault fault =
-      write_masked_bytes(op.memory.segment, offset, std::span(after.st[op.gather.data]).first(8),
-                         std::span(after.st[op.gather.mask]).first(8), state, mmu);
-  if (!fault) fpu = after;
+  const MaybeFault fault = write_masked_bytes(op.memory, offset, std::span(after.st[op.gather.data]).first(8),
+                                              std::span(after.st[op.gather.mask]).first(8), state, mmu);
+  if (fault)
+    set_top(fpu, 0);
+  else
+    fpu = after;
   return fault;
 }
 
@@ -308,7 +310,10 @@ MaybeFault VectorUnit::run_stub(const VectorOp& op, u64 offset, const x86::Insn&
   // An x87 store that raised an unmasked exception other than #P stored nothing (SDM 1, 8.5).
   const bool stored = !op.plan.x87 || (frame_.fx.fsw & ~frame_.fx.fcw & kX87NoStore) == 0;
   if (op.memory.write && stored) {
-    if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory)) return fault;
+    if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory)) {
+      if (op.plan.mmx) set_top(state.fpu, 0);  // as processors have it: only the tags come later
+      return fault;
+    }
   }
   store_frame(op, offset, insn, state);
   return {};

@@ -4,8 +4,7 @@
 // and its memory operand replaced (vector_stub.hpp). What moves state wholesale, or touches memory in ways
 // that faults must see, is C++ (vector_memory, x87, xsave). One object for each vCPU, on its thread.
 //
-// Known simplifications: an unmasked x87 exception is #MF with CR0.NE = 0 too (no FERR# is wired); alignment
-// checks by EFLAGS.AC are not made here.
+// Known simplification: an unmasked x87 exception is #MF with CR0.NE = 0 too (no FERR# is wired).
 #pragma once
 
 #include <deque>

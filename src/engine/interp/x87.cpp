@@ -139,7 +139,10 @@ MaybeFault store_environment(const VectorOp& op, unsigned operand_size, u64 offs
     }
   }
   const GuestAccess access(state, mmu);
-  if (MaybeFault fault = access.write(op.memory.segment, offset, std::span(image).first(size))) return fault;
+  Gla address;
+  if (MaybeFault fault = access.aligned(op.memory, offset, size, cpu::AccessKind::kWrite, address))
+    return fault;
+  if (MaybeFault fault = access.write_at(address, std::span(image).first(size))) return fault;
   if (registers) {
     x87_init(state.fpu);
   } else {
@@ -155,7 +158,10 @@ MaybeFault restore_environment(const VectorOp& op, unsigned operand_size, u64 of
   std::array<u8, kMaxEnvironment + 8 * kRegisterBytes> image{};
   const std::size_t size = format.size() + (registers ? 8 * kRegisterBytes : 0);
   const GuestAccess access(state, mmu);
-  if (MaybeFault fault = access.read(op.memory.segment, offset, std::span(image).first(size))) return fault;
+  Gla address;
+  if (MaybeFault fault = access.aligned(op.memory, offset, size, cpu::AccessKind::kRead, address))
+    return fault;
+  if (MaybeFault fault = access.read_at(address, std::span(image).first(size))) return fault;
   load_environment(state.fpu, format.get(image), selectors);
   for (std::size_t i = 0; i < 8 && registers; ++i) {
     auto& value = state.fpu.st[i];

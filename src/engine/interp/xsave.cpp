@@ -223,7 +223,7 @@ class XsaveArea {
       : access_(state, mmu),
         state_(state),
         mmu_(mmu),
-        segment_(op.memory.segment),
+        memory_(op.memory),
         base_(offset),
         wide_(wide),
         selectors_(selectors) {}
@@ -238,9 +238,10 @@ class XsaveArea {
   [[nodiscard]] MaybeFault restore(u64 requested, u64 allowed, bool supervisor, bool compaction);
 
  private:
-  [[nodiscard]] MaybeFault check_alignment(u64 size, AccessKind kind, u64 alignment) const {
-    Gla address;
-    return access_.aligned(segment_, base_, size, kind, alignment, address);
+  [[nodiscard]] MaybeFault check_alignment(u64 size, AccessKind kind) const {
+    Gla address;  // #SS comes before #GP for alignment, unlike with vectors
+    if (MaybeFault fault = access_.linear(memory_.segment, base_, size, kind, address)) return fault;
+    return access_.aligned(memory_, base_, size, kind, address);
   }
   void collect(PendingWrites& writes, unsigned component, const Layout& layout) const;
   [[nodiscard]] MaybeFault check_header(ConstBytes header, u64 allowed, bool supervisor,
@@ -251,14 +252,14 @@ class XsaveArea {
   GuestAccess access_;
   cpu::CpuState& state_;
   cpu::Mmu& mmu_;
-  u8 segment_;
+  const VectorMemory& memory_;
   u64 base_;
   bool wide_;
   bool selectors_;
 };
 
 MaybeFault XsaveArea::fxsave() {
-  if (MaybeFault fault = check_alignment(512, AccessKind::kWrite, 16)) return fault;
+  if (MaybeFault fault = check_alignment(512, AccessKind::kWrite)) return fault;
   std::array<u8, 512> image{};
   put_x87_header(state_.fpu, wide_, image);
   put_st(state_.fpu, image);
@@ -268,13 +269,13 @@ MaybeFault XsaveArea::fxsave() {
     put_component(1, state_, Bytes(image).subspan(kXmmOffset));
     size += visible_registers(state_) * 16;
   }
-  return access_.write(segment_, base_, ConstBytes(image).first(size));
+  return access_.write(memory_.segment, base_, ConstBytes(image).first(size));
 }
 
 MaybeFault XsaveArea::fxrstor() {
-  if (MaybeFault fault = check_alignment(512, AccessKind::kRead, 16)) return fault;
+  if (MaybeFault fault = check_alignment(512, AccessKind::kRead)) return fault;
   std::array<u8, 512> image{};
-  if (MaybeFault fault = access_.read(segment_, base_, image)) return fault;
+  if (MaybeFault fault = access_.read(memory_.segment, base_, image)) return fault;
   if ((state_.cr4 & x86::cr4::OSFXSR) != 0) {
     const u32 mxcsr = get<u32>(image, kMxcsrOffset);
     if ((mxcsr & ~kMxcsrMask) != 0) return Fault::gp();
@@ -301,9 +302,9 @@ void XsaveArea::collect(PendingWrites& writes, unsigned component, const Layout&
 }
 
 MaybeFault XsaveArea::save(u64 requested, bool optimized) {
-  if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite, 64)) return fault;
+  if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite)) return fault;
   std::array<u8, 8> old{};
-  if (MaybeFault fault = access_.read(segment_, base_ + kHeaderOffset, old)) return fault;
+  if (MaybeFault fault = access_.read(memory_.segment, base_ + kHeaderOffset, old)) return fault;
   const u64 used = components_in_use(state_);
   PendingWrites writes;
   const Layout layout(0);
@@ -315,11 +316,11 @@ MaybeFault XsaveArea::save(u64 requested, bool optimized) {
   }
   put(writes.area(), kHeaderOffset, (get<u64>(old, 0) & ~requested) | (used & requested));
   writes.add(kHeaderOffset, 8);
-  return writes.commit(access_, segment_, base_);
+  return writes.commit(access_, memory_.segment, base_);
 }
 
 MaybeFault XsaveArea::save_compacted(u64 requested) {
-  if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite, 64)) return fault;
+  if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite)) return fault;
   u64 used = components_in_use(state_) & requested;
   if (state_.fpu.mxcsr != kInitialMxcsr) used |= requested & xcr0::SSE;
   PendingWrites writes;
@@ -333,7 +334,7 @@ MaybeFault XsaveArea::save_compacted(u64 requested) {
   put(writes.area(), kHeaderOffset, used);
   put(writes.area(), kHeaderOffset + 8, requested | kCompacted);
   writes.add(kHeaderOffset, 16);
-  return writes.commit(access_, segment_, base_);
+  return writes.commit(access_, memory_.segment, base_);
 }
 
 /// SDM 1, 13.8.1 and 13.12.
@@ -365,9 +366,9 @@ MaybeFault XsaveArea::restore_mxcsr(ConstBytes legacy, u64 requested, u64 saved,
 }
 
 MaybeFault XsaveArea::restore(u64 requested, u64 allowed, bool supervisor, bool compaction) {
-  if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kRead, 64)) return fault;
+  if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kRead)) return fault;
   std::array<u8, kExtendedOffset> legacy{};
-  if (MaybeFault fault = access_.read(segment_, base_, legacy)) return fault;
+  if (MaybeFault fault = access_.read(memory_.segment, base_, legacy)) return fault;
   const auto header = ConstBytes(legacy).subspan(kHeaderOffset);
   if (MaybeFault fault = check_header(header, allowed, supervisor, compaction)) return fault;
   const u64 saved = get<u64>(header, 0);
@@ -389,7 +390,8 @@ MaybeFault XsaveArea::restore(u64 requested, u64 allowed, bool supervisor, bool 
     std::array<u8, 1024> bytes;
     const std::size_t size = component_bytes(i, state_);
     if (load && size != 0) {
-      if (MaybeFault fault = access_.read(segment_, base_ + layout.offset(i), Bytes(bytes).first(size)))
+      if (MaybeFault fault =
+              access_.read(memory_.segment, base_ + layout.offset(i), Bytes(bytes).first(size)))
         return fault;
     }
     get_component(i, load ? ConstBytes(bytes) : ConstBytes(kZeroes), after);

@@ -42,7 +42,7 @@ bool waive_masked_move(const Decoded& decoded, const Output& native, Output& gue
 /// A conversion that stores may set flags in MXCSR before its store faults.
 void waive_mxcsr(Output& native, Output& guest) { guest.registers.fpu.mxcsr = native.registers.fpu.mxcsr; }
 
-/// FXSAVE and FXRSTOR may begin at either end of their area.
+/// FXSAVE, FXRSTOR and those that move the x87 environment may begin anywhere in their area.
 void waive_cr2(Output& native, Output& guest) {
   if (native.vector == x86::kPF && guest.vector == x86::kPF) guest.cr2 = native.cr2;
 }
@@ -71,7 +71,11 @@ void waive(const Input& input, Output& native, Output& guest) {
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
     case ZYDIS_MNEMONIC_FXRSTOR:
-    case ZYDIS_MNEMONIC_FXRSTOR64: return waive_cr2(native, guest);
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSAVE: return waive_cr2(native, guest);
     default: break;
   }
   switch (decoded->insn.meta.category) {
