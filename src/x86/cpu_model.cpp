@@ -78,6 +78,7 @@ constexpr auto kEveryModel = std::to_array<Feature>({
     RDPID,
     FSRM,
     SPEC_CTRL,
+    BHI_CTRL,  // else Linux clears branch histories by a loop at each system call
     ARCH_CAPABILITIES,
     XSAVEOPT,
     XSAVEC,
@@ -461,7 +462,8 @@ CpuidResult CpuModel::basic_leaf(const CpuidInput& input) const {
     case 0x7: {
       constexpr u32 kOspke = 1U << 4;
       if (input.subleaf != 0) return {};
-      return {1, 0, (input.cr4 & cr4::PKE) != 0 ? kOspke : 0, 0};
+      constexpr u32 kMaxSubleaf = 2;
+      return {kMaxSubleaf, 0, (input.cr4 & cr4::PKE) != 0 ? kOspke : 0, 0};
     }
     case 0xB:
     case 0x1F: return topology_leaf(input);

@@ -145,7 +145,11 @@ void move_tsc(Core& core, u64 delta) {
     case Msr::IA32_FMASK:
     case Msr::IA32_TSC_AUX: return (value >> 32) == 0;
     case Msr::IA32_PAT: return all_valid_types(value, true);
-    case Msr::IA32_SPEC_CTRL: return (value & ~u64{7}) == 0;
+    case Msr::IA32_SPEC_CTRL: {
+      constexpr u64 kIbrsStibpSsbd = 7;
+      constexpr u64 kBhiDisS = 1U << 10;
+      return (value & ~(kIbrsStibpSsbd | (core.context.model->has(Feature::BHI_CTRL) ? kBhiDisS : 0))) == 0;
+    }
     case Msr::IA32_XSS: return value == 0;
     case Msr::IA32_MTRR_DEF_TYPE:
       return (value & ~u64{0xCFF}) == 0 && valid_memory_type(static_cast<u8>(value), false);

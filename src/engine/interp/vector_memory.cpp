@@ -76,15 +76,19 @@ u64 element_offset(const VectorOp& op, const cpu::FpuState& fpu, u64 base, unsig
   return truncate(base + index * gather.scale, address_size);
 }
 
+/// The vector length of a gather: with wide indices, half the elements of data and mask are of no use.
+std::size_t vector_bytes(const VectorGather& gather) {
+  return std::size_t{gather.count} * std::max(gather.data_size, gather.index_size);
+}
+
 /// The mask of a gather as bits; without EVEX each mask element becomes all ones or all zeroes first.
 u64 gather_mask(const VectorGather& gather, cpu::FpuState& fpu) {
   if (gather.evex) return fpu.k[gather.mask] & low_bits(gather.count);
-  const u64 bits =
-      sign_mask(std::span(fpu.zmm[gather.mask]).first(gather.count * gather.data_size), gather.data_size);
-  for (unsigned i = 0; i < gather.count; ++i)
-    std::memset(&fpu.zmm[gather.mask][i * gather.data_size], (bits >> i & 1) != 0 ? 0xFF : 0,
-                gather.data_size);
-  return bits;
+  const auto elements = std::span(fpu.zmm[gather.mask]).first(vector_bytes(gather));
+  const u64 bits = sign_mask(elements, gather.data_size);
+  for (std::size_t i = 0; i < elements.size() / gather.data_size; ++i)
+    std::memset(&elements[i * gather.data_size], (bits >> i & 1) != 0 ? 0xFF : 0, gather.data_size);
+  return bits & low_bits(gather.count);
 }
 
 void clear_gather_mask(const VectorGather& gather, unsigned i, cpu::FpuState& fpu) {
@@ -242,24 +246,25 @@ MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size, cpu::CpuS
   cpu::FpuState& fpu = state.fpu;
   const GuestAccess access(state, mmu);
   const u64 mask = gather_mask(gather, fpu);
-  // Cleared even if an element faults: the mask's upper half at once, the rest of the destination with the
-  // first element that is loaded.
-  const std::size_t used = std::size_t{gather.count} * gather.data_size;
-  const auto rest = std::span(fpu.zmm[gather.data]).subspan(used);
-  if (!gather.evex)
-    std::ranges::fill(std::span(fpu.zmm[gather.mask]).subspan(std::max<std::size_t>(used, 16)), u8{0});
+  // What lies above the vector length is cleared even if an element faults: in the mask at once, in the
+  // destination with the first element that is loaded.
+  const auto clear_above = [](auto& reg, std::size_t from) {
+    std::fill(reg.begin() + from, reg.end(), u8{0});
+  };
+  auto& data = fpu.zmm[gather.data];
+  if (!gather.evex) clear_above(fpu.zmm[gather.mask], vector_bytes(gather));
   for (unsigned i = 0; i < gather.count; ++i) {
     if ((mask >> i & 1) != 0) {
       const u64 offset = element_offset(op, fpu, base, address_size, i);
       std::array<u8, 8> value{};
       if (MaybeFault fault = access.read(op.memory.segment, offset, std::span(value).first(gather.data_size)))
         return fault;
-      std::memcpy(&fpu.zmm[gather.data][i * gather.data_size], value.data(), gather.data_size);
-      std::ranges::fill(rest, u8{0});
+      std::memcpy(&data[i * gather.data_size], value.data(), gather.data_size);
+      clear_above(data, vector_bytes(gather));
     }
     clear_gather_mask(gather, i, fpu);
   }
-  std::ranges::fill(rest, u8{0});
+  clear_above(data, std::size_t{gather.count} * gather.data_size);
   if (gather.evex)
     fpu.k[gather.mask] = 0;
   else

@@ -138,15 +138,9 @@ MaybeFault store_bytes(const VectorOp& op, const x86::Insn& insn, cpu::CpuState&
   if (op.mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
     return write_masked_bytes(op.memory, offset, std::span(fpu.zmm[op.gather.data]).first(16),
                               std::span(fpu.zmm[op.gather.mask]).first(16), state, mmu);
-  cpu::FpuState after = fpu;
-  enter_mmx(after);
-  const MaybeFault fault = write_masked_bytes(op.memory, offset, std::span(after.st[op.gather.data]).first(8),
-                                              std::span(after.st[op.gather.mask]).first(8), state, mmu);
-  if (fault)
-    set_top(fpu, 0);
-  else
-    fpu = after;
-  return fault;
+  enter_mmx(fpu);  // even if the store faults, as processors have it
+  return write_masked_bytes(op.memory, offset, std::span(fpu.st[op.gather.data]).first(8),
+                            std::span(fpu.st[op.gather.mask]).first(8), state, mmu);
 }
 
 /// The offset without the index, which is a vector.

@@ -121,12 +121,18 @@ void put_mxcsr(const FpuState& fpu, Bytes legacy) {
   put(legacy, kMxcsrOffset + 4, kMxcsrMask);
 }
 
+/// Processors keep FIP as wide as their linear addresses can be, and sign-extend it; FDP they keep whole.
+u64 kept_fip(u64 value) {
+  constexpr unsigned kUnused = 64 - 57;
+  return static_cast<u64>(static_cast<i64>(value << kUnused) >> kUnused);
+}
+
 void get_x87(ConstBytes legacy, bool selectors, bool wide, FpuState& fpu) {
   fpu.fcw = normalized_fcw(get<u16>(legacy, 0));
   fpu.fsw = get<u16>(legacy, 2);
   fpu.ftw = legacy[4];
   fpu.fop = get<u16>(legacy, 6) & 0x7FF;
-  fpu.fip = wide ? get<u64>(legacy, 8) : get<u32>(legacy, 8);
+  fpu.fip = wide ? kept_fip(get<u64>(legacy, 8)) : get<u32>(legacy, 8);
   fpu.fdp = wide ? get<u64>(legacy, 16) : get<u32>(legacy, 16);
   fpu.fcs = wide || !selectors ? u16{0} : get<u16>(legacy, 12);
   fpu.fds = wide || !selectors ? u16{0} : get<u16>(legacy, 20);

@@ -43,8 +43,19 @@ bool waive_masked_move(const Decoded& decoded, const Output& native, Output& gue
 void waive_mxcsr(Output& native, Output& guest) { guest.registers.fpu.mxcsr = native.registers.fpu.mxcsr; }
 
 /// FXSAVE, FXRSTOR and those that move the x87 environment may begin anywhere in their area.
-void waive_cr2(Output& native, Output& guest) {
-  if (native.vector == x86::kPF && guest.vector == x86::kPF) guest.cr2 = native.cr2;
+void waive_page(Output& native, Output& guest) {
+  if (native.vector != x86::kPF || guest.vector != x86::kPF) return;
+  guest.cr2 = native.cr2;
+  guest.error_code = native.error_code;
+}
+
+/// A masked store over the end of a page may name any byte of the second.
+void waive_masked_store(const Decoded& decoded, Output& native, Output& guest) {
+  const auto* memory = decoded.explicit_memory();
+  if (memory == nullptr || (memory->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) == 0) return;
+  if (native.vector == x86::kPF && guest.vector == x86::kPF &&
+      native.cr2 / kPageSize == guest.cr2 / kPageSize)
+    guest.cr2 = native.cr2;
 }
 
 /// XRSTOR may read its header and area in any order, before or after it checks their alignment: which fault
@@ -75,9 +86,12 @@ void waive(const Input& input, Output& native, Output& guest) {
     case ZYDIS_MNEMONIC_FLDENV:
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FRSTOR:
-    case ZYDIS_MNEMONIC_FNSAVE: return waive_cr2(native, guest);
+    case ZYDIS_MNEMONIC_FNSAVE: return waive_page(native, guest);
     default: break;
   }
+  const ZydisRegister mask = decoded->insn.avx.mask.reg;
+  if (mask != ZYDIS_REGISTER_NONE && mask != ZYDIS_REGISTER_K0)
+    return waive_masked_store(*decoded, native, guest);
   switch (decoded->insn.meta.category) {
     case ZYDIS_CATEGORY_STRINGOP:
       if (decoded->insn.address_width == 32) waive_string(native, guest);

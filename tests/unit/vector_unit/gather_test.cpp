@@ -105,6 +105,7 @@ TEST_F(GatherTest, FaultKeepsWhatIsDone) {
   EXPECT_EQ(fault->address, Guest::kData + kPageSize + 16);
   EXPECT_EQ(fpu.k[5], 0xCU);
   EXPECT_EQ(fpu.zmm[1][8], 0xEE);
+  EXPECT_EQ(fpu.zmm[1][16], 0);  // above the vector length
   EXPECT_EQ(0, std::memcmp(fpu.zmm[1].data(), guest_.data() + 64, 8));
 }
 

@@ -262,11 +262,6 @@ void InstructionTest::compare(const x86::Insn& insn, const cpu::CpuState& before
       // Which byte of the page an access made of parts names is the processor's choice.
       const u64 exact = is_made_of_parts(insn) ? ~kPageOffsetMask : ~u64{0};
       ASSERT_EQ(expected->address & exact, fault->address & exact);
-      // An MMX instruction that faults may have made the transition from x87 on the host; here, nothing
-      // changes.
-      native.fpu.st = start.fpu.st;
-      native.fpu.fsw = start.fpu.fsw;
-      native.fpu.ftw = start.fpu.ftw;
     }
   }
   if (native.gpr[x86::kRdi] == start.gpr[x86::kRdi] + shift) native.gpr[x86::kRdi] -= shift;

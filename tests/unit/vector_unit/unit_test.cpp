@@ -74,6 +74,7 @@ TEST_F(UnitTest, PendingX87Exception) {
   EXPECT_EQ(with(kPaddb, 0), Fault::mf());
   EXPECT_EQ(with(kCvtpi2ps, 0), Fault::mf());
   EXPECT_EQ(with(kFninit, 0), std::nullopt);
+  for (const u8 nop : {0xE0, 0xE1, 0xE4}) EXPECT_EQ(with({0xDB, nop}, 0), std::nullopt);  // FENI and so on
   EXPECT_EQ(with(kAddps, 0), std::nullopt);
   EXPECT_EQ(with(kFadd, cr0::TS), Fault::nm());
 }
@@ -151,6 +152,77 @@ TEST_F(UnitTest, NonCanonicalAddresses) {
   guest_.state.gpr[x86::kRsp] = 0x7FFFFFFFFFFF;
   EXPECT_EQ(guest_.execute({0x0F, 0x10, 0x07}), Fault::gp());
   EXPECT_EQ(guest_.execute({0x0F, 0x10, 0x04, 0x24}), Fault::ss());  // the last bytes are beyond
+}
+
+TEST_F(UnitTest, MisalignedAndNonCanonical) {
+  guest_.state.gpr[x86::kRsp] = (u64{1} << 63) + 8;
+  EXPECT_EQ(guest_.execute({0x0F, 0x28, 0x04, 0x24}), Fault::gp());  // movaps xmm0, [rsp]
+  EXPECT_EQ(guest_.execute({0x0F, 0xAE, 0x04, 0x24}), Fault::ss());  // fxsave [rsp]
+}
+
+/// The supervisor's data page is out of reach at CPL 3, so what passes the alignment check is #PF.
+TEST_F(UnitTest, AlignmentCheck) {
+  struct Case {
+    std::vector<u8> bytes;
+    u64 checked;
+    u64 required;
+  };
+  const std::vector<Case> cases = {
+      {{0xD9, 0x07}, 4, 1},                          // fld m32
+      {{0xDD, 0x07}, 8, 1},                          // fld m64
+      {{0xDB, 0x2F}, 8, 1},                          // fld m80
+      {{0xDB, 0x3F}, 8, 1},                          // fstp m80
+      {{0xD9, 0x2F}, 2, 1},                          // fldcw
+      {{0xD9, 0x27}, 4, 1},                          // fldenv
+      {{0x66, 0xDD, 0x37}, 2, 1},                    // fnsave, 16-bit
+      {{0x0F, 0x6F, 0x07}, 8, 1},                    // movq mm0
+      {{0x0F, 0x60, 0x07}, 4, 1},                    // punpcklbw mm0, m32
+      {{0x0F, 0xF7, 0xC1}, 8, 1},                    // maskmovq
+      {{0x66, 0x0F, 0xF7, 0xC1}, 8, 1},              // maskmovdqu
+      {{0x0F, 0xAE, 0x17}, 4, 1},                    // ldmxcsr
+      {{0xF3, 0x0F, 0x58, 0x07}, 4, 1},              // addss
+      {{0x0F, 0x10, 0x07}, 1, 1},                    // movups
+      {{0x0F, 0x58, 0x07}, 1, 16},                   // addps
+      {{0x0F, 0xAE, 0x07}, 4, 16},                   // fxsave
+      {{0x0F, 0xAE, 0x27}, 4, 64},                   // xsave
+      {{0xC4, 0xE2, 0x79, 0x13, 0x07}, 1, 1},        // vcvtph2ps xmm0, m64
+      {{0x62, 0xF1, 0x7C, 0x58, 0x58, 0x07}, 4, 1},  // vaddps zmm0, m32{1to16}
+  };
+  for (const Case& test : cases) {
+    for (u64 shift = 0; shift < 64; ++shift) {
+      const auto run = [&](u64 flags) {
+        guest_.enter_long_mode();
+        guest_.state.cpl = 3;
+        guest_.state.cr0 |= cr0::AM;
+        guest_.state.rflags |= flags;
+        guest_.attach();
+        guest_.state.fpu.zmm[1].fill(0xFF);
+        guest_.state.fpu.st[1].fill(0xFF);
+        guest_.state.gpr[x86::kRax] = 7;
+        guest_.state.gpr[x86::kRdi] = Guest::kData + shift;
+        const auto fault = guest_.execute(test.bytes);
+        return fault ? fault->vector : 0;
+      };
+      const int without = shift % test.required != 0 ? x86::kGP : x86::kPF;
+      ASSERT_EQ(run(0), without) << int{test.bytes[1]} << " at " << shift;
+      ASSERT_EQ(run(x86::rflags::AC), shift % test.checked != 0 ? int{x86::kAC} : without)
+          << int{test.bytes[1]} << " at " << shift;
+    }
+  }
+}
+
+/// As processors have it: TOP is 0 by then, the tags come later.
+TEST_F(UnitTest, MmxStoreThatFaults) {
+  guest_.state.fpu.fsw = 3 << 11;
+  guest_.state.fpu.ftw = 0x18;
+  guest_.state.fpu.st[0].fill(0x55);
+  guest_.state.gpr[x86::kRdi] = Guest::kData + kPageSize;
+  const auto fault = guest_.execute({0x0F, 0xE7, 0x07});
+  ASSERT_TRUE(fault);
+  EXPECT_EQ(fault->vector, x86::kPF);
+  EXPECT_EQ(guest_.state.fpu.fsw, 0);
+  EXPECT_EQ(guest_.state.fpu.ftw, 0x18);
+  EXPECT_EQ(guest_.state.fpu.st[3][0], 0x55);
 }
 
 TEST_F(UnitTest, ReservedMxcsrBits) {
