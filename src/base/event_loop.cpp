@@ -75,6 +75,7 @@ struct EventLoop::Impl {
   struct Waiting {
     u64 deadline_ns;
     LoopTimer* timer;
+    // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 misreads a defaulted comparison.
     auto operator<=>(const Waiting&) const = default;
   };
 

@@ -49,7 +49,7 @@ void waive_page(Output& native, Output& guest) {
   guest.error_code = native.error_code;
 }
 
-/// A masked store over the end of a page may name any byte of the second.
+/// A masked store over the end of a page names the first byte of the second, or its own last.
 void waive_masked_store(const Decoded& decoded, Output& native, Output& guest) {
   const auto* memory = decoded.explicit_memory();
   if (memory == nullptr || (memory->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) == 0) return;
@@ -87,6 +87,10 @@ void waive(const Input& input, Output& native, Output& guest) {
     case ZYDIS_MNEMONIC_FNSTENV:
     case ZYDIS_MNEMONIC_FRSTOR:
     case ZYDIS_MNEMONIC_FNSAVE: return waive_page(native, guest);
+    case ZYDIS_MNEMONIC_VMASKMOVPS:
+    case ZYDIS_MNEMONIC_VMASKMOVPD:
+    case ZYDIS_MNEMONIC_VPMASKMOVD:
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return waive_masked_store(*decoded, native, guest);
     default: break;
   }
   const ZydisRegister mask = decoded->insn.avx.mask.reg;

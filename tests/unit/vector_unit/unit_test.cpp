@@ -74,7 +74,8 @@ TEST_F(UnitTest, PendingX87Exception) {
   EXPECT_EQ(with(kPaddb, 0), Fault::mf());
   EXPECT_EQ(with(kCvtpi2ps, 0), Fault::mf());
   EXPECT_EQ(with(kFninit, 0), std::nullopt);
-  for (const u8 nop : {0xE0, 0xE1, 0xE4}) EXPECT_EQ(with({0xDB, nop}, 0), std::nullopt);  // FENI and so on
+  for (const u8 nop : std::array<u8, 3>{0xE0, 0xE1, 0xE4})
+    EXPECT_EQ(with({0xDB, nop}, 0), std::nullopt);  // FENI and so on
   EXPECT_EQ(with(kAddps, 0), std::nullopt);
   EXPECT_EQ(with(kFadd, cr0::TS), Fault::nm());
 }

@@ -249,6 +249,20 @@ TEST_F(XsaveTest, FaultsLeaveNothingHalfDone) {
   EXPECT_TRUE(before == guest_.state.fpu);
 }
 
+/// FIP is kept as wide as linear addresses can be, FDP whole.
+TEST_F(XsaveTest, PointersThatAreNotCanonical) {
+  random_state();
+  request(1);
+  guest_.state.gpr[x86::kRdi] = Guest::kData;
+  std::memset(guest_.data(), 0, kPageSize);
+  put(8, u64{0xC123'4567'89AB'CDEF});
+  put(16, u64{0xC123'4567'89AB'CDEF});
+  put(512, u64{1});
+  ASSERT_FALSE(run(kXrstor64));
+  EXPECT_EQ(guest_.state.fpu.fip, 0xFF23'4567'89AB'CDEF);
+  EXPECT_EQ(guest_.state.fpu.fdp, 0xC123'4567'89AB'CDEF);
+}
+
 TEST_F(XsaveTest, ProtectionFaults) {
   const auto expect_gp = [&](const Form& form) {
     const auto fault = run(form);
