@@ -53,7 +53,7 @@ Board::Board(const MemoryMap& map, base::TimeService& time, cpu::ApicFabric& fab
 }
 
 Result<std::unique_ptr<Board>> Board::create(const MemoryMap& map, base::TimeService& time,
-                                             cpu::ApicFabric& fabric, BoardEvents events,
+                                             cpu::ApicFabric& fabric, const BoardEvents& events,
                                              const std::vector<std::string>& devices) {
   std::unique_ptr<Board> board(new Board(map, time, fabric, events));
   VERT_TRY(board->map_devices());

@@ -42,7 +42,8 @@ class Board {
  public:
   /// `devices` are names of optional_devices(). All arguments outlive the board.
   [[nodiscard]] static Result<std::unique_ptr<Board>> create(const MemoryMap& map, base::TimeService& time,
-                                                             cpu::ApicFabric& fabric, BoardEvents events,
+                                                             cpu::ApicFabric& fabric,
+                                                             const BoardEvents& events,
                                                              const std::vector<std::string>& devices);
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
