@@ -209,7 +209,7 @@ MaybeFault write_operand(const VectorOp& op, u64 offset, const cpu::CpuState& st
     Gla address;
     if (MaybeFault fault = access.aligned(memory, offset, memory.size, AccessKind::kWrite, address))
       return fault;
-    if (op.mnemonic == ZYDIS_MNEMONIC_FBSTP) {  // in two parts, so that only the second may be missing
+    if (memory.size == 10) {  // in two parts, of which the second may fault alone
       if (MaybeFault fault = access.write_at(address, from.first(8))) return fault;
       return access.write_at(address + 8, from.subspan(8, 2));
     }
