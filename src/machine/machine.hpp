@@ -28,14 +28,14 @@ class SerialBackend {
 struct MachineConfig {
   u64 memory_bytes = u64{2} << 30;
   unsigned cpus = 1;
-  std::string engine = "auto";            // auto, interp (kvm and bt are not there yet)
+  std::string engine = "auto";  // auto, interp (kvm and bt are not there yet)
   std::string cpu_model = "host";
-  std::string kernel;                      // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
-  std::string initrd;                      // empty: none. For multiboot: the first module
-  std::string append;                      // the kernel's command line
-  std::vector<std::string> devices;        // "isa-debug-exit", "pc-testdev"
-  bool no_reboot = false;                  // a reset ends the machine instead of restarting it
-  SerialBackend* serial = nullptr;         // null: output is dropped. Outlives the machine
+  std::string kernel;                // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
+  std::string initrd;                // empty: none. For multiboot: the first module
+  std::string append;                // the kernel's command line
+  std::vector<std::string> devices;  // "isa-debug-exit", "pc-testdev"
+  bool no_reboot = false;            // a reset ends the machine instead of restarting it
+  SerialBackend* serial = nullptr;   // null: output is dropped. Outlives the machine
 };
 
 /// How a machine ended.
