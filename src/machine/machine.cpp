@@ -90,8 +90,8 @@ Status clear_memory(memory::GuestMemory& memory) {
 
 /// Members are made in this order and go in the opposite one: what is used outlives its users.
 struct Machine::Impl final : VcpuOwner {
-  Impl(const MachineConfig& machine_config, x86::CpuModel cpu_model, MemoryMap memory_map)
-      : config(machine_config), model(std::move(cpu_model)), map(memory_map) {}
+  Impl(const MachineConfig& machine_config, const x86::CpuModel& cpu_model, MemoryMap memory_map)
+      : config(machine_config), model(cpu_model), map(memory_map) {}
   ~Impl() override;
 
   [[nodiscard]] Status build();
@@ -288,7 +288,7 @@ Result<std::unique_ptr<Machine>> Machine::create(const MachineConfig& config) {
   VERT_TRY(check_limits(config));
   VERT_ASSIGN(auto map, MemoryMap::make(config.memory_bytes));
   VERT_ASSIGN(auto model, x86::CpuModel::make(config.cpu_model));
-  auto impl = std::make_unique<Impl>(config, std::move(model), map);
+  auto impl = std::make_unique<Impl>(config, model, map);
   VERT_TRY(impl->build());
   return std::unique_ptr<Machine>(new Machine(std::move(impl)));
 }
