@@ -23,7 +23,7 @@ function(vert_library name)
 endfunction()
 
 # vert_test(NAME DEPS...): the GoogleTest program NAME from all sources directly in this folder.
-# Each of its cases becomes a ctest of its own; `ctest -L` selects by the label (unit, insn, ...).
+# The program is one ctest; `ctest -L` selects by its label (unit, insn, ...).
 function(vert_test name)
   cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
