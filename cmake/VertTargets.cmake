@@ -24,7 +24,7 @@ function(vert_library name)
 endfunction()
 
 # vert_test(NAME DEPS...): the GoogleTest program NAME from all sources directly in this folder.
-# The program is one ctest; `ctest -L` selects by its label (unit, insn, ...).
+# The program is one ctest; `ctest -L` selects by its label (unit, insn, ...), the target tests_LABEL builds them.
 function(vert_test name)
   cmake_parse_arguments(arg "" "LABEL;TIMEOUT" "DEPS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
@@ -36,6 +36,10 @@ function(vert_test name)
     set(arg_TIMEOUT 120)
   endif()
   add_test(NAME ${name} COMMAND ${name})
+  if(NOT TARGET tests_${arg_LABEL})
+    add_custom_target(tests_${arg_LABEL})
+  endif()
+  add_dependencies(tests_${arg_LABEL} ${name})
   set_tests_properties(${name} PROPERTIES LABELS "${arg_LABEL}" TIMEOUT ${arg_TIMEOUT}
                        SKIP_REGULAR_EXPRESSION "NOTHING RUN")
 endfunction()
