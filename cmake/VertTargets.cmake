@@ -9,6 +9,9 @@ function(vert_options target)
     # With sanitizers g++ 12 sees uninitialised values where there are none, in the standard library's own headers.
     target_compile_options(${target} PRIVATE -fsanitize=${VERT_SANITIZE} -fno-sanitize-recover=all
                                              -fno-omit-frame-pointer -Wno-maybe-uninitialized)
+    if(VERT_SANITIZE MATCHES thread)
+      target_compile_options(${target} PRIVATE -Wno-tsan)  # asio's fences, which ThreadSanitizer does not see
+    endif()
     target_link_options(${target} PRIVATE -fsanitize=${VERT_SANITIZE})
   endif()
 endfunction()
