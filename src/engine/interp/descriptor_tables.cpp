@@ -1,5 +1,6 @@
 // Descriptor-table registers, segment queries, and far-pointer loads.
 #include "engine/interp/handlers.hpp"
+#include "engine/interp/system_registers.hpp"
 
 namespace vert::interp {
 
@@ -7,9 +8,6 @@ namespace {
 
 using namespace x86;
 
-[[nodiscard]] bool umip_forbids(const cpu::CpuState& state) {
-  return state.cpl != 0 && (state.cr4 & cr4::UMIP) != 0;
-}
 [[nodiscard]] SegmentRegister memory_segment(const Op& op) {
   return static_cast<SegmentRegister>(op.insn.mem.segment);
 }

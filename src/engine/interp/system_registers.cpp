@@ -198,10 +198,6 @@ Outcome lmsw(Core& core, const Op& op) {
   return core.raise(write_cr0(core, (old & ~(kLoaded & ~cr0::PE)) | (value & kLoaded)), Outcome::kEndBlock);
 }
 
-[[nodiscard]] bool umip_forbids(const cpu::CpuState& state) {
-  return state.cpl != 0 && (state.cr4 & cr4::UMIP) != 0;
-}
-
 // SDM 2B, SMSW.
 Outcome smsw(Core& core, const Op& op) {
   if (umip_forbids(core.state())) return core.raise(Fault::gp());

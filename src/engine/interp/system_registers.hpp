@@ -18,6 +18,11 @@ Outcome mov_debug(Core& core, const Op& op);
 [[nodiscard]] std::optional<u64> read_msr(Core& core, u32 index);
 [[nodiscard]] bool write_msr(Core& core, u32 index, u64 value);
 
+/// SGDT, SIDT, SLDT, STR and SMSW raise #GP(0) outside ring 0 under UMIP (SDM 3A, 2.5).
+[[nodiscard]] inline bool umip_forbids(const cpu::CpuState& state) {
+  return state.cpl != 0 && (state.cr4 & x86::cr4::UMIP) != 0;
+}
+
 /// The guest's time-stamp counter now.
 [[nodiscard]] u64 guest_tsc(const cpu::CpuState& state);
 
