@@ -84,6 +84,9 @@ class GuestMemory {
     return code_versions_[frame].load(std::memory_order_acquire);
   }
 
+  /// One byte for each frame, for fast paths: any mark at all means that a write there must go through this class.
+  [[nodiscard]] const std::atomic<u8>* marks() const { return marks_.get(); }
+
   /// To be called after each write of [host_address, host_address + size), size > 0, in whatever pages.
   void written(const u8* host_address, u64 size) {
     const Frame first = frame_of(host_address);

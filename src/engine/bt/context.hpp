@@ -1,0 +1,137 @@
+// Context: what generated code reaches, at fixed offsets from the host's GS base.
+//
+// One for each translator (so for each vCPU), on its thread; `attention` and `code_tokens` alone are also written by
+// other threads. While generated code runs, guest registers live in the host's (host_registers.hpp), the arithmetic
+// flags in the host's, vector and x87 registers in the host's if `fpu_loaded`; everything else is here or in CpuState.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstddef>
+
+#include "base/types.hpp"
+#include "cpu/cpu_state.hpp"
+#include "cpu/mmu.hpp"
+
+namespace vert::bt {
+
+/// An entry of the soft TLB. `tag` is the guest-linear address of a page; a guest address in it plus `addend` is the
+/// host's. An access of `size` bytes at `address` hits iff (address ^ tag) <= kPageSize - size, which also tells that
+/// it does not leave the page. Only RAM is here, and for writing only pages without marks (GuestMemory).
+struct TlbEntry {
+  u64 tag;
+  u64 addend;
+};
+
+inline constexpr unsigned kTlbIndexBits = 12;
+inline constexpr unsigned kTlbSize = 1U << kTlbIndexBits;
+inline constexpr unsigned kPrivileges = 3;  // of cpu::Privilege
+
+[[nodiscard]] constexpr unsigned tlb_index(u64 address) {
+  return static_cast<unsigned>(address >> kPageShift) % kTlbSize;
+}
+/// A tag that no address with this index can hit, canonical or not.
+[[nodiscard]] constexpr u64 invalid_tag(unsigned index) { return u64{index ^ 1U} << kPageShift; }
+
+/// Both halves of a privilege's translations.
+struct TlbBank {
+  std::array<TlbEntry, kTlbSize> read;
+  std::array<TlbEntry, kTlbSize> write;
+};
+
+/// Pages that code was fetched from. Generated code on a page checks that the page's slot holds its own token: a number
+/// that stands for (linear page, host page, user or supervisor). 0 is nobody's token.
+inline constexpr unsigned kTokenSlots = 2048;
+[[nodiscard]] constexpr unsigned token_slot(u64 linear) {
+  const u64 page = linear >> kPageShift;
+  return static_cast<unsigned>(page ^ (page >> 11)) % kTokenSlots;
+}
+
+/// Where Context::large_pages remembers a large page: kernel and user halves apart, since INVLPG of user pages is
+/// frequent and kernels map all of RAM with large pages. Stretches of 4 MiB, and of 1 GiB for larger pages than that.
+inline constexpr unsigned kLargePageSlots = 2048;
+struct LargePagePlace {
+  unsigned set;
+  unsigned slot;
+};
+[[nodiscard]] constexpr LargePagePlace large_page_place(u64 address, bool giant) {
+  const u64 stretch = address >> (giant ? 30 : 22);
+  const unsigned set = static_cast<unsigned>(address >> 63) * 2 + (giant ? 1 : 0);
+  return {set, static_cast<unsigned>(stretch ^ (stretch >> 11)) % kLargePageSlots};
+}
+
+inline constexpr unsigned kWriteFilterBits = 1U << 15;
+[[nodiscard]] constexpr unsigned write_filter_bit(memory::Frame frame) { return frame % kWriteFilterBits; }
+
+/// Where an indirect branch goes: a direct-mapped table. `key` is minus (RIP plus the mode's salt), so that adding
+/// finds a match without touching the flags.
+inline constexpr unsigned kJumpBits = 12;
+inline constexpr unsigned kJumps = 1U << kJumpBits;
+
+/// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
+inline constexpr std::size_t kXsaveSize = 2816;
+
+struct alignas(64) Context {
+  std::array<u64, 16> gpr{};  // the guest's, while no generated code runs; the slots of those that have no host register always
+  u64 rip = 0;                // valid when generated code was left
+  u64 rflags_arithmetic = 0;  // CF PF AF ZF SF OF when generated code was left
+  u64 host_rsp = 0;           // the C++ stack
+  u64 return_rsp = 0;         // the return stack's pointer while generated code is left
+  u64 other_return_rsp = 0;   // while in the kernel: the user's return stack
+  u64 exit = 0;               // why generated code was left: translator.hpp
+  u64 save_rax = 0;           // short-lived homes within one guest instruction
+  u64 save_rcx = 0;
+  u64 save_flags = 0;
+  u64 call_target = 0;
+
+  // Parts of CpuState that generated code uses, copied in and out.
+  u64 fs_base = 0;
+  u64 gs_base = 0;
+  u64 kernel_gs_base = 0;
+  u64 tsc_offset = 0;
+  u32 tsc_aux = 0;
+  u8 interrupt_flag = 0;   // RFLAGS.IF
+  u8 direction_flag = 0;   // RFLAGS.DF
+  std::atomic<u8> attention = 0;  // leave generated code at the next look
+  u8 fpu_loaded = 0;       // the host's vector and x87 registers are the guest's
+  u64 jump_mask = u64{kJumps - 1};
+  u64 budget = 0;          // instructions left, in counted mode
+
+  cpu::CpuState* state = nullptr;
+  memory::GuestMemory* memory = nullptr;
+  void* owner = nullptr;
+  // The host's addresses of guest RAM, flat: for the leaf functions (leaf.hpp).
+  struct Ram {
+    u64 base = 0;
+    u64 size = 0;
+    u8* host = nullptr;
+  };
+  std::array<Ram, 4> ram{};
+  const std::atomic<u8>* marks = nullptr;  // GuestMemory's, by frame
+  u8* ram_host = nullptr;                  // of frame 0
+  u64 physical_mask = 0;                   // bits that an address in a page-table entry may have
+
+  std::array<std::atomic<u32>, kTokenSlots> code_tokens[2] = {};  // supervisor, user
+  std::array<u64, kJumps> jump_keys{};
+  std::array<const u8*, kJumps> jump_code{};
+  std::array<TlbBank, kPrivileges> tlb;
+
+  // Which slots of the user's bank, and of non-global pages in the others, were filled since the last flush (the slot's
+  // index, and its bank above kTlbIndexBits): so that a change of address space costs what the last one used. Likewise
+  // the slots of code_tokens. Overflow, a count of one more than fits: flush all.
+  static constexpr unsigned kFills = 1024;
+  std::array<u16, kFills> fills;
+  u32 fill_count = 0;
+  static constexpr unsigned kTokenFills = 512;
+  std::array<u16, kTokenFills> token_fills;  // token_slot(), plus kTokenSlots for the user's
+  u32 token_fill_count = 0;
+
+  // Which stretches of address space hold large pages of which a part is in the TLB (large_page_place), and which
+  // frames write entries may exist for (write_filter_bit): bit sets that say yes too often, never too seldom.
+  std::array<std::array<u64, kLargePageSlots / 64>, 4> large_pages{};
+  std::array<u64, kWriteFilterBits / 64> write_filter{};
+
+  alignas(64) std::array<u8, kXsaveSize> xsave{};
+};
+
+}  // namespace vert::bt
