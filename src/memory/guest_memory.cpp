@@ -42,7 +42,8 @@ GuestMemory::GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::M
       mapping_(std::move(mapping)),
       marks_(std::make_unique<std::atomic<u8>[]>(frame_count())),
       code_versions_(std::make_unique<std::atomic<u32>[]>(frame_count())),
-      dirty_(std::make_unique<std::atomic<u64>[]>((frame_count() + 63) / 64)) {
+      dirty_(std::make_unique<std::atomic<u64>[]>((frame_count() + 63) / 64)),
+      code_writes_(std::make_unique<u16[]>(frame_count())) {
   u8* host = mapping_.data();
   for (const RamRegion& region : regions_) {
     mapped_.push_back({region.base, region.size, host});
@@ -95,21 +96,61 @@ bool GuestMemory::write(Gpa gpa, std::span<const u8> from) {
   return true;
 }
 
-void GuestMemory::watch_code(Frame frame) {
-  // kWatched comes after the barrier: whoever sees it, of several who watch the same page, needs none.
-  if ((marks_[frame].load(std::memory_order_acquire) & kWatched) != 0) return;
-  marks_[frame].fetch_or(kCode, std::memory_order_seq_cst);
-  process_wide_barrier();
-  marks_[frame].fetch_or(kWatched, std::memory_order_release);
+u32 GuestMemory::start_watch(Frame frame) {
+  const std::scoped_lock lock(code_mutexes_[frame % kCodeMutexes]);
+  if ((marks_[frame].load(std::memory_order_acquire) & kWatched) == 0) {
+    marks_[frame].fetch_or(kCode, std::memory_order_seq_cst);
+    process_wide_barrier();
+    tell_watchers([frame](CodeWatcher& watcher) { watcher.drop_writable(frame); });
+    // kWatched comes after the barrier: whoever sees it, of several who watch the same page, needs none.
+    marks_[frame].fetch_or(kWatched, std::memory_order_release);
+  }
+  return code_version(frame);
 }
 
 void GuestMemory::written_marked(Frame frame, u8 marks) {
-  if ((marks & kCode) != 0) code_versions_[frame].fetch_add(1, std::memory_order_acq_rel);
+  if ((marks & kCode) != 0) code_page_written(frame);
   if ((marks & kLogWrites) != 0) {
     // Clear the mark before the bit is set: take_dirty() takes the bit before it sets the mark again.
     marks_[frame].fetch_and(static_cast<u8>(~kLogWrites), std::memory_order_seq_cst);
     dirty_[frame / 64].fetch_or(u64{1} << (frame % 64), std::memory_order_seq_cst);
   }
+}
+
+void GuestMemory::code_page_written(Frame frame) {
+  const std::scoped_lock lock(code_mutexes_[frame % kCodeMutexes]);
+  const bool end = write_ends_watch(frame);
+  // Order: while kWatched is gone and kCode is not, new watches wait for the mutex and writes still come
+  // here. So a watch_code() that took the old watch for good has a version that is raised below, before any
+  // write goes unseen.
+  if (end) marks_[frame].fetch_and(static_cast<u8>(~kWatched), std::memory_order_seq_cst);
+  code_versions_[frame].fetch_add(1, std::memory_order_seq_cst);
+  tell_watchers([frame](CodeWatcher& watcher) { watcher.code_written(frame); });
+  if (end) marks_[frame].fetch_and(static_cast<u8>(~kCode), std::memory_order_seq_cst);
+}
+
+bool GuestMemory::write_ends_watch(Frame frame) {
+  u16& writes = code_writes_[frame];
+  if (writes++ < kFreeUnwatches) return true;
+  if (writes < kFreeUnwatches + kPatience) return false;
+  writes = kFreeUnwatches;
+  return true;
+}
+
+template <typename Call>
+void GuestMemory::tell_watchers(Call call) {
+  const std::shared_lock lock(watchers_mutex_);
+  for (CodeWatcher* watcher : watchers_) call(*watcher);
+}
+
+void GuestMemory::add_code_watcher(CodeWatcher& watcher) {
+  const std::unique_lock lock(watchers_mutex_);
+  watchers_.push_back(&watcher);
+}
+
+void GuestMemory::remove_code_watcher(CodeWatcher& watcher) {
+  const std::unique_lock lock(watchers_mutex_);
+  std::erase(watchers_, &watcher);
 }
 
 void GuestMemory::set_dirty_log(bool on) {
@@ -123,6 +164,7 @@ void GuestMemory::set_dirty_log(bool on) {
   for (Frame frame = 0; frame < frame_count(); ++frame)
     marks_[frame].fetch_or(kLogWrites, std::memory_order_relaxed);
   process_wide_barrier();
+  tell_watchers([](CodeWatcher& watcher) { watcher.drop_all_writable(); });
 }
 
 std::vector<Frame> GuestMemory::take_dirty() {
@@ -138,6 +180,7 @@ std::vector<Frame> GuestMemory::take_dirty() {
   }
   // A write that saw no mark before this barrier is visible to a copy made after it.
   process_wide_barrier();
+  if (!frames.empty()) tell_watchers([](CodeWatcher& watcher) { watcher.drop_all_writable(); });
   return frames;
 }
 

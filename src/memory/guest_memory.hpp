@@ -4,10 +4,13 @@
 // Guest memory changes underneath every reader: copy a value out once, then check it, then use it.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
+#include <shared_mutex>
 #include <span>
 #include <vector>
 
@@ -25,6 +28,21 @@ struct RamRegion {
 
 /// Index of a page of RAM, counted over all regions in order: what per-page tables are indexed by.
 using Frame = u32;
+
+/// An engine that keeps code made from guest pages, or writes to guest memory without asking for marks each
+/// time. Calls come on any thread, several at once, and may not call GuestMemory.
+class CodeWatcher {
+ public:
+  virtual ~CodeWatcher() = default;
+  /// The page was written and its code_version() raised: on the writer's thread.
+  virtual void code_written(Frame frame) = 0;
+  /// From when this returns, the engine writes to the page through GuestMemory only (until it looks at
+  /// marks() anew). It may wait for a vCPU to leave generated code, but not for one that is elsewhere: that
+  /// one may be waiting for the caller.
+  virtual void drop_writable(Frame frame) = 0;
+  /// The same for all pages.
+  virtual void drop_all_writable() = 0;
+};
 
 class GuestMemory {
  public:
@@ -75,16 +93,31 @@ class GuestMemory {
   [[nodiscard]] Frame frame_count() const { return static_cast<Frame>(mapping_.size() >> kPageShift); }
 
   // Code pages. An engine that caches anything made from a page's bytes calls watch_code() first, reads the
-  // bytes after, and remembers code_version(); the cached thing is stale once the version differs.
+  // bytes after, and remembers the version that watch_code() gave; the cached thing is stale once
+  // code_version() differs. A write to a watched page ends the watch (but see kFreeUnwatches): whoever finds
+  // a thing stale calls watch_code() again before it looks at the bytes.
 
-  /// From when this returns, every write to the page that is not visible to a reader after this call will
-  /// raise its code_version(). Cheap if the page is watched already; else a barrier on all vCPU threads.
-  void watch_code(Frame frame);
+  /// From when this returns, the next write to the page that is not visible to a reader after this call will
+  /// raise its code_version() over what this returns. Cheap if the page is watched already; else a barrier on
+  /// all vCPU threads.
+  u32 watch_code(Frame frame) {
+    // The version first: a page that is still watched after it was read cannot lose its watch without raising
+    // it.
+    const u32 version = code_version(frame);
+    if ((marks_[frame].load(std::memory_order_acquire) & kWatched) != 0) return version;
+    return start_watch(frame);
+  }
   [[nodiscard]] u32 code_version(Frame frame) const {
     return code_versions_[frame].load(std::memory_order_acquire);
   }
 
-  /// One byte for each frame, for fast paths: any mark at all means that a write there must go through this class.
+  /// Any thread, at any time. No call to the watcher is under way, nor comes, once remove_code_watcher()
+  /// returned.
+  void add_code_watcher(CodeWatcher& watcher);
+  void remove_code_watcher(CodeWatcher& watcher);
+
+  /// One byte for each frame, for fast paths: any mark at all means that a write there must go through this
+  /// class.
   [[nodiscard]] const std::atomic<u8>* marks() const { return marks_.get(); }
 
   /// To be called after each write of [host_address, host_address + size), size > 0, in whatever pages.
@@ -120,8 +153,19 @@ class GuestMemory {
   static constexpr u8 kLogWrites = 2;  // the dirty log is on and the page is clean
   static constexpr u8 kWatched = 4;    // kCode has reached all threads
 
+  // Pages that mix code and data would be watched and unwatched without end: after the first few times, a
+  // page stays watched for the next kPatience writes.
+  static constexpr u16 kFreeUnwatches = 16;
+  static constexpr u16 kPatience = 4096;
+  static constexpr std::size_t kCodeMutexes = 64;
+
   GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::Mapping mapping);
   void written_marked(Frame frame, u8 marks);
+  [[nodiscard]] u32 start_watch(Frame frame);
+  void code_page_written(Frame frame);
+  [[nodiscard]] bool write_ends_watch(Frame frame);
+  template <typename Call>
+  void tell_watchers(Call call);
 
   std::vector<RamRegion> regions_;
   std::vector<Mapped> mapped_;
@@ -130,6 +174,11 @@ class GuestMemory {
   std::unique_ptr<std::atomic<u8>[]> marks_;
   std::unique_ptr<std::atomic<u32>[]> code_versions_;
   std::unique_ptr<std::atomic<u64>[]> dirty_;
+  // Starts and ends of a frame's watch are serialised by its mutex, which also guards its code_writes_.
+  std::array<std::mutex, kCodeMutexes> code_mutexes_;
+  std::unique_ptr<u16[]> code_writes_;  // writes while watched; see write_ends_watch()
+  std::shared_mutex watchers_mutex_;
+  std::vector<CodeWatcher*> watchers_;
   std::atomic<bool> dirty_log_ = false;
 };
 

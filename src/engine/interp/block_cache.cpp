@@ -64,8 +64,7 @@ bool BlockCache::translate(u64 linear, const u8*& page) {
 
 CodeSource BlockCache::watch(const u8* page) {
   const memory::Frame frame = memory_.frame_of(page);
-  memory_.watch_code(frame);
-  return {page, frame, memory_.code_version(frame)};
+  return {page, frame, memory_.watch_code(frame)};
 }
 
 bool BlockCache::usable(Block& block, u64 linear) {
@@ -76,7 +75,8 @@ bool BlockCache::usable(Block& block, u64 linear) {
   }
   if (!stale(block)) [[likely]]
     return true;
-  const u32 version = memory_.code_version(block.source.frame);
+  // The write that made it stale may have ended the watch.
+  const u32 version = memory_.watch_code(block.source.frame);
   if (!bytes_unchanged(block)) return false;
   block.source.version = version;
   return true;

@@ -294,6 +294,7 @@ TEST_F(MmuTest, StoresRaiseCodeVersions) {
   rig.memory->watch_code(frame);
   const u32 before = rig.memory->code_version(frame);
   ASSERT_TRUE(mmu->write<u8>(Gla(kLow), 1));  // fills the TLB
+  rig.memory->watch_code(frame);
   ASSERT_TRUE(mmu->write<u8>(Gla(kLow), 2));  // hits it
   EXPECT_EQ(rig.memory->code_version(frame), before + 2);
 }

@@ -124,10 +124,12 @@ TEST_F(GuestMemoryTest, CodeMarksAndDirtyLogDoNotDisturbEachOther) {
   memory_->set_dirty_log(true);
   const u32 before = memory_->code_version(0);
   EXPECT_TRUE(write(0, {1}));
+  memory_->watch_code(0);
   EXPECT_TRUE(write(0, {2}));
   EXPECT_EQ(memory_->code_version(0), before + 2);
   EXPECT_EQ(memory_->take_dirty(), (std::vector<Frame>{0}));
   memory_->set_dirty_log(false);
+  memory_->watch_code(0);
   EXPECT_TRUE(write(0, {3}));
   EXPECT_EQ(memory_->code_version(0), before + 3);
 }

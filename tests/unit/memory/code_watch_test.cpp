@@ -1,0 +1,174 @@
+// GuestMemory's code pages: how watches begin and end, and who is told.
+#include <gtest/gtest.h>
+#include <algorithm>
+#include <thread>
+
+#include "memory/guest_memory.hpp"
+
+namespace vert::test {
+namespace {
+
+using memory::Frame;
+using memory::GuestMemory;
+
+constexpr Frame kFrames = 2048;
+constexpr Frame kFrame = 3;
+constexpr int kFreeUnwatches = 16;
+constexpr int kPatience = 4096;
+
+/// Notes each call, with what was to be seen at that moment.
+struct Recorder : memory::CodeWatcher {
+  struct Call {
+    char kind;
+    Frame frame;
+    u32 version;
+    u8 first_byte;
+    bool marked;
+  };
+
+  explicit Recorder(GuestMemory& guest_memory) : memory(guest_memory) {}
+  void code_written(Frame frame) override { note('c', frame); }
+  void drop_writable(Frame frame) override { note('w', frame); }
+  void drop_all_writable() override { note('a', 0); }
+  void note(char kind, Frame frame) {
+    calls.push_back({kind, frame, memory.code_version(frame), *memory.host(Gpa(u64{frame} << kPageShift), 1),
+                     memory.marks()[frame] != 0});
+  }
+  [[nodiscard]] long count(char kind) const { return std::ranges::count(calls, kind, &Call::kind); }
+
+  GuestMemory& memory;
+  std::vector<Call> calls;
+};
+
+class CodeWatchTest : public ::testing::Test {
+ protected:
+  void SetUp() override { memory_->add_code_watcher(recorder_); }
+  void write(u8 value, Frame frame = kFrame) {
+    ASSERT_TRUE(memory_->write(Gpa(u64{frame} << kPageShift), std::vector<u8>{value}));
+  }
+
+  std::unique_ptr<GuestMemory> memory_ = GuestMemory::create({{Gpa(0), kFrames* kPageSize}}).value();
+  Recorder recorder_{*memory_};
+};
+
+TEST_F(CodeWatchTest, WritersAreSlowedBeforeTheWatcherReads) {
+  memory_->watch_code(kFrame);
+  ASSERT_EQ(recorder_.calls.size(), 1U);
+  EXPECT_EQ(recorder_.calls[0].kind, 'w');
+  EXPECT_EQ(recorder_.calls[0].frame, kFrame);
+  EXPECT_TRUE(recorder_.calls[0].marked);
+  memory_->watch_code(kFrame);
+  EXPECT_EQ(recorder_.calls.size(), 1U);
+}
+
+TEST_F(CodeWatchTest, AWriteIsToldOnceThenThePageIsFree) {
+  const u32 version = memory_->watch_code(kFrame);
+  EXPECT_EQ(version, memory_->code_version(kFrame));
+  write(7);
+  ASSERT_EQ(recorder_.count('c'), 1);
+  EXPECT_EQ(recorder_.calls[1].frame, kFrame);
+  EXPECT_EQ(recorder_.calls[1].version, version + 1);
+  EXPECT_EQ(recorder_.calls[1].first_byte, 7);
+  EXPECT_TRUE(recorder_.calls[1].marked);
+  EXPECT_EQ(memory_->marks()[kFrame], 0);
+  write(8);
+  EXPECT_EQ(recorder_.count('c'), 1);
+  EXPECT_EQ(memory_->code_version(kFrame), version + 1);
+  EXPECT_EQ(memory_->watch_code(kFrame), version + 1);
+  EXPECT_EQ(recorder_.count('w'), 2);
+}
+
+TEST_F(CodeWatchTest, PagesThatMixCodeAndDataStayWatched) {
+  for (int i = 0; i < kFreeUnwatches; ++i) {
+    memory_->watch_code(kFrame);
+    write(1);
+    ASSERT_EQ(memory_->marks()[kFrame], 0);
+  }
+  const u32 version = memory_->watch_code(kFrame);
+  for (int i = 1; i < kPatience; ++i) {
+    write(1);
+    ASSERT_NE(memory_->marks()[kFrame], 0);
+    ASSERT_EQ(memory_->code_version(kFrame), version + static_cast<u32>(i));
+  }
+  EXPECT_EQ(recorder_.count('c'), kFreeUnwatches + kPatience - 1);
+  // Nothing but data any more: after a time it is fast again, and patience begins anew.
+  write(1);
+  EXPECT_EQ(memory_->marks()[kFrame], 0);
+  memory_->watch_code(kFrame);
+  write(1);
+  EXPECT_NE(memory_->marks()[kFrame], 0);
+  write(1, kFrame + 1);
+  memory_->watch_code(kFrame + 1);
+  write(1, kFrame + 1);
+  EXPECT_EQ(memory_->marks()[kFrame + 1], 0);
+}
+
+TEST_F(CodeWatchTest, TheDirtyLogStopsFastWrites) {
+  memory_->set_dirty_log(true);
+  EXPECT_EQ(recorder_.count('a'), 1);
+  EXPECT_TRUE(recorder_.calls.back().marked);
+  EXPECT_TRUE(memory_->take_dirty().empty());
+  EXPECT_EQ(recorder_.count('a'), 1);
+  write(1, 0);
+  EXPECT_EQ(memory_->marks()[0], 0);
+  EXPECT_EQ(memory_->take_dirty(), std::vector<Frame>{0});
+  EXPECT_EQ(recorder_.count('a'), 2);
+  EXPECT_TRUE(recorder_.calls.back().marked);
+  memory_->set_dirty_log(false);
+  EXPECT_EQ(recorder_.count('a'), 2);
+  EXPECT_EQ(memory_->marks()[0], 0);
+}
+
+TEST_F(CodeWatchTest, RemovedWatchersHearNothing) {
+  Recorder other(*memory_);
+  memory_->add_code_watcher(other);
+  memory_->watch_code(kFrame);
+  memory_->remove_code_watcher(recorder_);
+  write(1);
+  EXPECT_EQ(recorder_.count('c'), 0);
+  EXPECT_EQ(other.count('c'), 1);
+}
+
+TEST_F(CodeWatchTest, NoCompletedWriteIsHiddenByAnEqualVersion) {
+  // Two readers keep a copy of each page's first word as a decoder would. When a write has completed and a
+  // copy is still valid, the copy must have it.
+  memory_->remove_code_watcher(recorder_);
+  constexpr u64 kRounds = 6;
+  std::atomic<u64> completed = 0;  // round * kFrames + frame
+  std::atomic<u64> failures = 0;
+  const auto word = [&](Frame frame) {
+    return std::atomic_ref(
+        *reinterpret_cast<u64*>(memory_->host(Gpa(u64{frame} << kPageShift), sizeof(u64))));
+  };
+  const auto reader = [&] {
+    std::vector<std::pair<u64, u32>> copies(kFrames, {0, ~u32{0}});
+    for (u64 now = 0; now + 1 < kRounds * kFrames;) {
+      now = completed.load(std::memory_order_acquire);
+      const auto frame = static_cast<Frame>(now % kFrames);
+      for (int again = 0; again < 3; ++again) {
+        auto& [value, version] = copies[frame];
+        if (memory_->code_version(frame) == version && value < now) ++failures;
+        if (memory_->code_version(frame) == version) continue;
+        version = memory_->watch_code(frame);
+        value = word(frame).load(std::memory_order_relaxed);
+      }
+    }
+  };
+  std::thread first(reader);
+  std::thread second(reader);
+  for (u64 i = 1; i < kRounds * kFrames; ++i) {
+    const auto frame = static_cast<Frame>(i % kFrames);
+    memory_->watch_code(frame);  // so that the write ends a watch while the readers use it
+    for (int part = 0; part < 2; ++part) {
+      word(frame).store(i - 1 + static_cast<u64>(part), std::memory_order_relaxed);
+      memory_->written_frame(frame);
+    }
+    completed.store(i, std::memory_order_release);
+  }
+  first.join();
+  second.join();
+  EXPECT_EQ(failures, 0U);
+}
+
+}  // namespace
+}  // namespace vert::test
