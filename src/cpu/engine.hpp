@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 
 #include "base/time.hpp"
 #include "base/types.hpp"
@@ -37,7 +38,16 @@ class VcpuEvents {
 
   void request(u32 bits) {
     pending_.fetch_or(bits, std::memory_order_seq_cst);
+    if (attention_.load(std::memory_order_seq_cst) != nullptr) set_attention_word();
     if (waker_ != nullptr) waker_(waker_context_);
+  }
+
+  /// An engine's byte that request() sets to 1 after the bits, for generated code to look at; null: none.
+  /// Once this returns, nobody touches the byte that was there before. The engine clears it before it looks
+  /// at pending().
+  void set_attention(std::atomic<u8>* word) {
+    attention_.store(word, std::memory_order_seq_cst);
+    while (attention_users_.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
   }
   [[nodiscard]] u32 pending() const { return pending_.load(std::memory_order_relaxed); }
   /// Takes (clears) those of `bits` that are set and returns them.
@@ -47,7 +57,16 @@ class VcpuEvents {
   std::atomic<u8> sipi_vector = 0;
 
  private:
+  void set_attention_word() {
+    attention_users_.fetch_add(1, std::memory_order_seq_cst);
+    if (std::atomic<u8>* word = attention_.load(std::memory_order_seq_cst))
+      word->store(1, std::memory_order_seq_cst);
+    attention_users_.fetch_sub(1, std::memory_order_seq_cst);
+  }
+
   std::atomic<u32> pending_ = 0;
+  std::atomic<std::atomic<u8>*> attention_ = nullptr;
+  std::atomic<u32> attention_users_ = 0;
   Waker waker_ = nullptr;
   void* waker_context_ = nullptr;
 };
