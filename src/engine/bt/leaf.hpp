@@ -17,6 +17,18 @@ extern "C" {
 /// missing, and on everything that is not plain RAM allowed to this privilege (a cpu::Privilege).
 bool leaf_fill_tlb(Context* context, u64 address, u32 write, u32 privilege);
 
+// String instructions in 64-bit mode with 64-bit addresses, DF = 0 and no base at either end, on
+// Context::gpr; `size` is 1, 2, 4 or 8. They do not look at data breakpoints.
+
+/// REP MOVS and REP STOS: go on for some 64 KiB, or until the interpreter must do an element. Return what RCX
+/// holds.
+u64 leaf_rep_movs(Context* context, u32 size, u32 privilege);
+u64 leaf_rep_stos(Context* context, u32 size, u32 privilege);
+/// One element.
+bool leaf_movs(Context* context, u32 size, u32 privilege);
+bool leaf_stos(Context* context, u32 size, u32 privilege);
+bool leaf_lods(Context* context, u32 size, u32 privilege);
+
 }  // extern "C"
 
 }  // namespace vert::bt

@@ -29,7 +29,7 @@ TEST(VcpuEvents, AWordMayGoWhileOthersRequest) {
   std::thread other([&] {
     while (!stop) events.request(VcpuEvents::kInterrupt);
   });
-  for (int i = 0; i < 2000; ++i) {
+  for (int i = 0; i < 100; ++i) {
     auto word = std::make_unique<std::atomic<u8>>(u8{0});
     events.set_attention(word.get());
     while (word->load() == 0) std::this_thread::yield();
