@@ -22,20 +22,26 @@ bool is_general(const ZydisDecodedOperand& operand) {
 
 bool is_high_byte(ZydisRegister reg) { return reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH; }
 
-bool is_hidden(const ZydisDecodedOperand& operand) { return operand.encoding == ZYDIS_OPERAND_ENCODING_NONE; }
+bool is_implicit(const ZydisDecodedOperand& operand) {
+  return operand.encoding == ZYDIS_OPERAND_ENCODING_NONE;
+}
 
 u8 number_of(ZydisRegister reg) {
   return static_cast<u8>(
       ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg)));
 }
 
-/// The bit's number reaches beyond the operand in memory (SDM 2A, BT).
-bool is_bit_string(const ZydisDecodedInstruction& decoded, std::span<const ZydisDecodedOperand> operands) {
+/// A register tells of memory beyond the operand: the bit's number (SDM 2A, BT), an address of its own.
+bool reaches_elsewhere(const ZydisDecodedInstruction& decoded,
+                       std::span<const ZydisDecodedOperand> operands) {
   switch (decoded.mnemonic) {
     case ZYDIS_MNEMONIC_BT:
     case ZYDIS_MNEMONIC_BTS:
     case ZYDIS_MNEMONIC_BTR:
     case ZYDIS_MNEMONIC_BTC: return operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER;
+    case ZYDIS_MNEMONIC_ENQCMD:
+    case ZYDIS_MNEMONIC_ENQCMDS:
+    case ZYDIS_MNEMONIC_UMONITOR: return true;
     default: return false;
   }
 }
@@ -71,6 +77,7 @@ class Rewriter {
   void memory(const ZydisDecodedOperand& from);
   void short_forms();
   void place_address();
+  u8 host_register(u8 guest);
   u8 host_number(const ZydisDecodedOperand& from, u8 guest);
   Address guest_address(const ZydisDecodedOperand& from);
   u8 mapped(ZydisRegister reg);
@@ -142,6 +149,7 @@ void Rewriter::original_bits() {
 
 void Rewriter::fields() {
   original_bits();
+  keeps_address_size_ = is_long() && decoded_.address_width == 32 && host_.memory != Memory::kContext;
   has_modrm_ = has(ZYDIS_ATTRIB_HAS_MODRM);
   const auto& raw = decoded_.raw;
   if (has_modrm_) {
@@ -158,14 +166,20 @@ void Rewriter::fields() {
   std::copy_n(bytes_.begin() + opcode_at_, opcode_size_, opcode_.begin());
 }
 
-/// The host's number of an explicit general register.
+u8 Rewriter::host_register(u8 guest) {
+  const u8 number = host_.gpr[guest & 15];
+  if (number >= host_.gpr.size()) ok_ = false;
+  return number;
+}
+
+/// The number that encodes an explicit general register.
 u8 Rewriter::host_number(const ZydisDecodedOperand& from, u8 guest) {
   if (!is_high_byte(from.reg.value)) {
-    const u8 number = host_.gpr[guest & 15];
+    const u8 number = host_register(guest);
     if (from.size == 8 && number >= 4) needs_rex_ = true;
     return number;
   }
-  const u8 number = host_.gpr[guest & 3];
+  const u8 number = host_register(guest & 3);
   forbids_rex_ = true;
   if (number >= 4) ok_ = false;
   return number + 4;
@@ -184,7 +198,7 @@ void Rewriter::general(const ZydisDecodedOperand& from) {
     }
     case ZYDIS_OPERAND_ENCODING_MODRM_RM: {
       if (host_.memory == Memory::kContext) {
-        if (is_high_byte(from.reg.value) || is_bit_string(decoded_, operands_)) ok_ = false;
+        if (is_high_byte(from.reg.value) || reaches_elsewhere(decoded_, operands_)) ok_ = false;
         has_address_ = true;
         address_.displacement = host_.displacement;
         return;
@@ -220,7 +234,7 @@ void Rewriter::implicit(const ZydisDecodedOperand& from) {
 u8 Rewriter::mapped(ZydisRegister reg) {
   if (reg == ZYDIS_REGISTER_NONE) return kNone;
   const ZydisRegisterClass kind = ZydisRegisterGetClass(reg);
-  if (kind == ZYDIS_REGCLASS_GPR32 || kind == ZYDIS_REGCLASS_GPR64) return host_.gpr[number_of(reg)];
+  if (kind == ZYDIS_REGCLASS_GPR32 || kind == ZYDIS_REGCLASS_GPR64) return host_register(number_of(reg));
   ok_ = false;  // RIP, 16-bit addresses
   return kNone;
 }
@@ -240,21 +254,24 @@ Rewriter::Address Rewriter::guest_address(const ZydisDecodedOperand& from) {
 void Rewriter::memory(const ZydisDecodedOperand& from) {
   const bool is_lea = from.mem.type == ZYDIS_MEMOP_TYPE_AGEN;
   if (from.mem.type != ZYDIS_MEMOP_TYPE_MEM && !is_lea) ok_ = false;
-  if (host_.memory == Memory::kContext || is_bit_string(decoded_, operands_)) ok_ = false;
+  if (host_.memory == Memory::kContext || reaches_elsewhere(decoded_, operands_)) ok_ = false;
   const bool moffs = !has_modrm_ && from.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
   if (moffs && host_.memory == Memory::kHost) {  // A0..A3 becomes 8A, 8B, 88, 89 with AL..RAX in ModRM.reg
     opcode_[0] = static_cast<u8>(0x88 | ((opcode_[0] & 3) ^ 2));
     has_modrm_ = true;
-    reg_ = host_.gpr[0] & 7;
-    r_ = host_.gpr[0] >= 8;
-    if (opcode_[0] % 2 == 0 && host_.gpr[0] >= 4) needs_rex_ = true;
+    const u8 number = host_register(0);
+    reg_ = number & 7;
+    r_ = number >= 8;
+    if (opcode_[0] % 2 == 0 && number >= 4) needs_rex_ = true;
   } else if (from.encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM || decoded_.raw.modrm.mod == 3) {
     ok_ = false;
   }
   has_address_ = true;
   if (host_.memory == Memory::kHost) {
+    keeps_address_size_ = false;
     address_ = {host_.base, host_.index, 0, host_.displacement};
   } else {
+    if (decoded_.address_width == 16) ok_ = false;
     // LEA of 32 bits takes the sum's low ones, whatever the address size.
     keeps_address_size_ = decoded_.address_width == 32 && !(is_lea && decoded_.operand_width <= 32);
     address_ = guest_address(from);
@@ -266,7 +283,7 @@ void Rewriter::operand(const ZydisDecodedOperand& from) {
   if (from.encoding == ZYDIS_OPERAND_ENCODING_IS4) has_is4_ = true;
   if (from.type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(from.reg.value) == ZYDIS_REGCLASS_TMM)
     ok_ = false;
-  if (is_hidden(from))
+  if (is_implicit(from))
     implicit(from);
   else if (from.type == ZYDIS_OPERAND_TYPE_MEMORY)
     memory(from);

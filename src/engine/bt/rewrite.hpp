@@ -24,7 +24,8 @@ struct HostOperands {
     kContext,  // what was a general register in ModRM.rm is gs:[displacement]
   };
 
-  std::array<u8, 16> gpr{};  // the host's number of each guest general register
+  std::array<u8, 16>
+      gpr{};  // the host's number of each guest general register; kNone: in none, do not rewrite
   Memory memory = Memory::kKeep;
   u8 base = kNone;
   u8 index = kNone;
@@ -39,7 +40,9 @@ struct HostOperands {
 ///  3DNow!, tiles;
 ///  * an implicit memory operand (stack, string, XLAT, MASKMOV), or an implicit general register that is
 ///  elsewhere;
-///  * BT, BTS, BTR and BTC of memory with the bit's number in a register, which reach beyond the operand;
+///  * BT, BTS, BTR and BTC of memory with the bit's number in a register, ENQCMD and UMONITOR, which reach
+///  memory that
+///    the operand does not tell of;
 ///  * kContext without a general register in ModRM.rm, or where the memory form does something else than the
 ///  register
 ///    form: an upper half that a 32-bit write must clear, a narrower write, no such form;
