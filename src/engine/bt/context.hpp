@@ -83,6 +83,10 @@ struct alignas(64) Context {
   u64 save_rcx = 0;
   u64 save_flags = 0;
   u64 call_target = 0;
+  u64 last_return = 0;        // the exit that stands for the RET that was executed last
+  u64 rflags_rest = 0;        // RFLAGS without the arithmetic flags, IF and DF
+  u64 salt = 0;               // Mode::salt() of the code that runs
+  Context* self = this;
 
   // Parts of CpuState that generated code uses, copied in and out.
   u64 fs_base = 0;
@@ -94,6 +98,7 @@ struct alignas(64) Context {
   u8 direction_flag = 0;   // RFLAGS.DF
   std::atomic<u8> attention = 0;  // leave generated code at the next look
   u8 fpu_loaded = 0;       // the host's vector and x87 registers are the guest's
+  u8 held = 0;             // something waits for IF to be set
   u64 jump_mask = u64{kJumps - 1};
   u64 budget = 0;          // instructions left, in counted mode
 

@@ -29,6 +29,16 @@ bool leaf_movs(Context* context, u32 size, u32 privilege);
 bool leaf_stos(Context* context, u32 size, u32 privilege);
 bool leaf_lods(Context* context, u32 size, u32 privilege);
 
+// Changes of privilege, on Context (general registers, flags in all their places, RIP) and CpuState (RFLAGS,
+// CS, SS, CPL). The caller then looks at what follows from CPL, IF and AC.
+
+/// SYSCALL from 64-bit code at CPL 3.
+bool leaf_syscall(Context* context, u64 next_rip);
+/// SYSRET with a 64-bit operand.
+bool leaf_sysret(Context* context);
+/// IRETQ at CPL 0 to 64-bit code at CPL 0 or 3; `privilege` is that of the accesses to the stack.
+bool leaf_iretq(Context* context, u32 privilege);
+
 }  // extern "C"
 
 }  // namespace vert::bt
