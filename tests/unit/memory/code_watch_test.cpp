@@ -1,6 +1,7 @@
 // GuestMemory's code pages: how watches begin and end, and who is told.
 #include <gtest/gtest.h>
 #include <algorithm>
+#include <random>
 #include <thread>
 
 #include "memory/guest_memory.hpp"
@@ -130,11 +131,12 @@ TEST_F(CodeWatchTest, RemovedWatchersHearNothing) {
 }
 
 TEST_F(CodeWatchTest, NoCompletedWriteIsHiddenByAnEqualVersion) {
-  // Two readers keep a copy of each page's first word as a decoder would. When a write has completed and a
-  // copy is still valid, the copy must have it.
+  // Readers keep a copy of each page's first word, as a decoder would, and watch and copy anew where it is
+  // stale. Once a write has completed, no copy without it may pass for valid. Every page is written so often
+  // that its watches end and begin all the time.
   memory_->remove_code_watcher(recorder_);
-  constexpr u64 kRounds = 6;
-  std::atomic<u64> completed = 0;  // round * kFrames + frame
+  constexpr u64 kWritesOfPage = 2 * kFreeUnwatches;
+  std::atomic<u64> completed = 0;
   std::atomic<u64> failures = 0;
   const auto word = [&](Frame frame) {
     return std::atomic_ref(
@@ -142,28 +144,28 @@ TEST_F(CodeWatchTest, NoCompletedWriteIsHiddenByAnEqualVersion) {
   };
   const auto reader = [&] {
     std::vector<std::pair<u64, u32>> copies(kFrames, {0, ~u32{0}});
-    for (u64 now = 0; now + 1 < kRounds * kFrames;) {
+    for (u64 now = 0; now + 1 < kFrames * kWritesOfPage;) {
       now = completed.load(std::memory_order_acquire);
-      const auto frame = static_cast<Frame>(now % kFrames);
-      for (int again = 0; again < 3; ++again) {
-        auto& [value, version] = copies[frame];
-        if (memory_->code_version(frame) == version && value < now) ++failures;
-        if (memory_->code_version(frame) == version) continue;
+      const auto frame = static_cast<Frame>(now / kWritesOfPage);
+      auto& [value, version] = copies[frame];
+      if (memory_->code_version(frame) != version) {
         version = memory_->watch_code(frame);
         value = word(frame).load(std::memory_order_relaxed);
+      } else if (value < now) {
+        ++failures;
       }
     }
   };
   std::thread first(reader);
   std::thread second(reader);
-  for (u64 i = 1; i < kRounds * kFrames; ++i) {
-    const auto frame = static_cast<Frame>(i % kFrames);
-    memory_->watch_code(frame);  // so that the write ends a watch while the readers use it
-    for (int part = 0; part < 2; ++part) {
-      word(frame).store(i - 1 + static_cast<u64>(part), std::memory_order_relaxed);
-      memory_->written_frame(frame);
-    }
-    completed.store(i, std::memory_order_release);
+  std::mt19937 random{5};
+  for (u64 now = 1; now < kFrames * kWritesOfPage; ++now) {
+    const auto frame = static_cast<Frame>(now / kWritesOfPage);
+    word(frame).store(now, std::memory_order_relaxed);
+    memory_->written_frame(frame);
+    completed.store(now, std::memory_order_release);
+    for (u64 pause = random() % 1024; pause != 0; --pause)
+      std::atomic_signal_fence(std::memory_order_seq_cst);
   }
   first.join();
   second.join();
