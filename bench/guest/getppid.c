@@ -5,11 +5,10 @@
 #include "measure.h"
 
 int main(int argc, char** argv) {
-  const unsigned long count = count_argument(argc, argv, 1000000);
+  const unsigned long count = count_argument(argc, argv, 4000000);
   const long parent = syscall(SYS_getppid);
-  long differences = 0;
+  unsigned long same = 0;
   const double begin = now_seconds();
-  for (unsigned long i = 0; i < count; i++) differences |= syscall(SYS_getppid) ^ parent;
-  const int status = report_seconds(begin);
-  return differences == 0 ? status : 1;
+  for (unsigned long i = 0; i < count; i++) same += syscall(SYS_getppid) == parent;
+  return report(now_seconds() - begin, same);
 }

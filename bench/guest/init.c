@@ -2,13 +2,15 @@
  *
  * A line of /plan is `PROGRAM COUNT`, one run. Around each it prints, on the console,
  *   vert-bench begin PROGRAM COUNT
- *   vert-bench end PROGRAM SECONDS      (or: vert-bench failed PROGRAM STATUS)
+ *   vert-bench end PROGRAM SECONDS CHECKSUM      (or: vert-bench failed PROGRAM STATUS)
  * and at last `vert-bench done`, so that the host can also take the time by its own clock. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mount.h>
 #include <sys/reboot.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -45,12 +47,12 @@ static int run_program(const char* program, const char* count, char* output, siz
 
 static void measure(const char* program, const char* count) {
   char line[256];
-  char seconds[64];
+  char result[64];
   snprintf(line, sizeof line, "vert-bench begin %s %s\n", program, count);
   report(line);
-  const int status = run_program(program, count, seconds, sizeof seconds);
+  const int status = run_program(program, count, result, sizeof result);
   if (status == 0) {
-    snprintf(line, sizeof line, "vert-bench end %s %s\n", program, seconds);
+    snprintf(line, sizeof line, "vert-bench end %s %s\n", program, result);
   } else {
     snprintf(line, sizeof line, "vert-bench failed %s %d\n", program, status);
   }
@@ -64,6 +66,9 @@ int main(void) {
     for (int fd = 0; fd <= 2; fd++) dup2(console, fd);
   }
   report("vert-bench boot\n");
+  /* For filecopy, as bare metal has it. */
+  mkdir("/dev/shm", 0755);
+  if (mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL) != 0) report("vert-bench: no tmpfs at /dev/shm\n");
   FILE* plan = fopen("/plan", "re");
   if (plan != NULL) {
     char program[32];

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include <fmt/format.h>
@@ -37,13 +38,20 @@ std::string_view colour(std::string_view engine) {
   return found == kColours.end() ? "#8c959f" : found->second;
 }
 
+/// The bars of one program or mean: a ratio for each guest that has one.
+struct Group {
+  std::string label;
+  std::vector<std::optional<double>> ratios;
+};
+
 /// A logarithmic axis over whole decades that holds 1 and every ratio.
 class Scale {
  public:
-  explicit Scale(const std::vector<double>& ratios) {
-    for (const double ratio : ratios) {
-      low_ = std::min(low_, static_cast<int>(std::floor(std::log10(ratio))));
-      high_ = std::max(high_, static_cast<int>(std::ceil(std::log10(ratio))));
+  explicit Scale(const std::vector<Group>& groups) {
+    for (const Group& group : groups) {
+      for (const auto ratio : group.ratios) {
+        if (ratio) hold(*ratio);
+      }
     }
   }
   [[nodiscard]] double x(double ratio) const {
@@ -53,6 +61,11 @@ class Scale {
   [[nodiscard]] int high() const { return high_; }
 
  private:
+  void hold(double ratio) {
+    low_ = std::min(low_, static_cast<int>(std::floor(std::log10(ratio))));
+    high_ = std::max(high_, static_cast<int>(std::ceil(std::log10(ratio))));
+  }
+
   int low_ = 0;
   int high_ = 1;
 };
@@ -83,22 +96,51 @@ std::string axis(const Scale& scale, double bottom) {
   return text;
 }
 
+std::vector<Group> make_groups(const BenchReport& report, const BenchResult& bare,
+                               const std::vector<const BenchResult*>& guests) {
+  std::vector<Group> groups;
+  for (std::size_t task = 0; task < report.programs.size(); ++task) {
+    groups.push_back({std::string(report.programs[task]->name), {}});
+    for (const BenchResult* const guest : guests) {
+      groups.back().ratios.emplace_back(bench_ratio(*guest, bare, task, report.statistic()));
+    }
+  }
+  if (!report.suite) return groups;
+  Group core = {fmt::format("mean of {}", kCorePrograms), {}};
+  Group all = {"mean of all", {}};
+  for (const BenchResult* const guest : guests) {
+    const BenchMeans means = bench_means(*guest, bare, report.statistic());
+    core.ratios.push_back(means.core);
+    all.ratios.push_back(means.all);
+  }
+  if (std::ranges::any_of(core.ratios, &std::optional<double>::has_value)) groups.push_back(std::move(core));
+  groups.push_back(std::move(all));
+  return groups;
+}
+
+std::string draw_group(const Scale& scale, double y, const Group& group,
+                       const std::vector<const BenchResult*>& guests) {
+  std::string text = fmt::format("<text x=\"12\" y=\"{:.1f}\">{}</text>\n", y + kBar - 5, group.label);
+  for (std::size_t guest = 0; guest < guests.size(); ++guest) {
+    if (group.ratios[guest]) text += bar(scale, y, *group.ratios[guest], guests[guest]->engine);
+    y += kBar + kGap;
+  }
+  return text;
+}
+
 }  // namespace
 
 std::string bench_svg(const BenchReport& report) {
   const BenchResult* const bare = find_bare(report.results);
   std::vector<const BenchResult*> guests;
-  std::vector<double> ratios;
   for (const BenchResult& result : report.results) {
-    if (bare == nullptr || &result == bare || !result.measured()) continue;
-    guests.push_back(&result);
-    for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-      ratios.push_back(result.ratio_to(*bare, program));
-    }
+    if (bare != nullptr && &result != bare && result.measured()) guests.push_back(&result);
   }
-  const Scale scale(ratios);
-  const double group = static_cast<double>(guests.size()) * (kBar + kGap) + kGroupGap;
-  const double bottom = kTop + kBenchPrograms * group;
+  const std::vector<Group> groups =
+      guests.empty() ? std::vector<Group>{} : make_groups(report, *bare, guests);
+  const Scale scale(groups);
+  const double group_height = static_cast<double>(guests.size()) * (kBar + kGap) + kGroupGap;
+  const double bottom = kTop + static_cast<double>(groups.size()) * group_height;
   std::string text = fmt::format(
       R"(<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {:.0f}" width="{}" height="{:.0f}" role="img">)",
       kWidth, bottom + 32, kWidth, bottom + 32);
@@ -109,13 +151,10 @@ std::string bench_svg(const BenchReport& report) {
   text +=
       R"(<text class="title" x="12" y="24">Time against bare metal (1 = bare metal, less is faster, log scale)</text>)";
   text += "\n" + axis(scale, bottom);
-  for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-    double y = kTop + static_cast<double>(program) * group;
-    text += fmt::format("<text x=\"12\" y=\"{:.1f}\">{}</text>\n", y + kBar - 5, kPrograms[program].name);
-    for (std::size_t guest = 0; guest < guests.size(); ++guest) {
-      text += bar(scale, y, ratios[guest * kBenchPrograms + program], guests[guest]->engine);
-      y += kBar + kGap;
-    }
+  double y = kTop;
+  for (const Group& group : groups) {
+    text += draw_group(scale, y, group, guests);
+    y += group_height;
   }
   return text + "</svg>\n";
 }

@@ -24,10 +24,14 @@ constexpr const char* kExamples = R"(Examples:
     vert bench --full --json bench.json --svg bench.svg
   One engine, one run:
     vert bench --engines bare,interp --runs 1
+  Many kinds of work, with geometric means; only two of them:
+    vert bench --suite --json suite.json --svg suite.svg
+    vert bench --only qsort,sha256
 
 The programs: sum adds in a loop; getppid makes the cheapest system call; gettimeofday reads the clock; forkwait
-makes processes and waits for them. Slow engines do fewer turns unless --full is given; ratios are of the time for
-each turn. Times are the guest's own; 'clock' checks them against the host's.
+makes processes and waits for them; --list shows those of the suite. Slow engines do fewer turns unless --full is
+given; ratios are of the time for each turn. Times are the guest's own; 'clock' checks them against the host's.
+What a guest computes must be what bare metal computes.
 
 Exit status: 0 if all was measured (or QEMU is not installed), else 1.)";
 
@@ -48,7 +52,10 @@ class BenchCommand final : public Command {
       : app_(*parent.add_subcommand("bench", "Measure guests against bare metal and QEMU")) {
     app_.add_option("--engines", engines_, "What to measure, as bare,interp,qemu (default all that can run)")
         ->type_name("LIST");
-    app_.add_flag("--full", options_.full, "The lecture's counts on every engine; takes long");
+    app_.add_flag("--full", full_, "The lecture's counts on every engine; takes long");
+    app_.add_flag("--suite", suite_, "All programs, the best of their runs, and geometric means");
+    app_.add_option("--only", only_, "These programs of the suite, as qsort,sha256")->type_name("LIST");
+    app_.add_flag("--list", list_, "Show the programs, measure nothing");
     app_.add_option("--runs", runs_, "Runs of each program (default 5)")->type_name("N");
     app_.add_option("--kernel", options_.kernel,
                     "Linux for the guests (default Debian's, from './dev fetch')")
@@ -61,16 +68,22 @@ class BenchCommand final : public Command {
   CLI::App& app() override { return app_; }
 
   Result<int> run() override {
+    if (list_) {
+      print_out(bench_list());
+      return kExitOk;
+    }
     VERT_ASSIGN(const std::vector<std::string> engines, chosen_engines());
+    VERT_TRY(choose_work());
     VERT_TRY(check_options(engines));
+    BenchReference reference;
     BenchProgress progress;
     std::vector<BenchResult> results;
     int status = kExitOk;
     for (const std::string& engine : engines) {
-      results.push_back(run_bench(engine, options_, progress));
+      results.push_back(run_bench(engine, options_, reference, progress));
       const BenchResult& result = results.back();
       if (result.measured()) {
-        print_out(bench_rows(result) + "\n");
+        if (!is_suite()) print_out(bench_rows(result) + "\n");
       } else {
         print_error(fmt::format("vert: {} {}: {}\n", engine, result.skipped ? "is skipped" : "failed",
                                 result.failure));
@@ -103,6 +116,17 @@ class BenchCommand final : public Command {
     return chosen;
   }
 
+  [[nodiscard]] bool is_suite() const { return options_.scale == BenchScale::suite; }
+
+  Status choose_work() {
+    const bool suite = suite_ || !only_.empty();
+    if (full_ && suite)
+      return make_error("--full is for the lecture's four programs, without --suite and --only");
+    options_.scale = suite ? BenchScale::suite : full_ ? BenchScale::lecture_full : BenchScale::lecture;
+    VERT_ASSIGN(options_.programs, choose_programs(options_.scale, only_));
+    return {};
+  }
+
   Status check_options(const std::vector<std::string>& engines) {
     char* end = nullptr;
     const unsigned long runs = std::strtoul(runs_.c_str(), &end, 10);
@@ -127,6 +151,8 @@ class BenchCommand final : public Command {
                                 .host_kernel = first_line("/proc/sys/kernel/osrelease").value_or("unknown"),
                                 .guest_kernel = options_.kernel,
                                 .guest_append = std::string(kBenchAppend),
+                                .programs = options_.programs,
+                                .suite = is_suite(),
                                 .results = results};
     print_out(bench_table(report));
     if (!json_.empty()) VERT_TRY(write_file(json_, bench_json(report)));
@@ -137,7 +163,11 @@ class BenchCommand final : public Command {
   CLI::App& app_;
   BenchOptions options_;
   std::string engines_;
+  std::string only_;
   std::string runs_ = "5";
+  bool full_ = false;
+  bool suite_ = false;
+  bool list_ = false;
   std::string json_;
   std::string svg_;
 };

@@ -24,20 +24,108 @@ std::string format_ratio(double ratio) {
 
 using Rows = std::vector<std::vector<std::string>>;
 
+/// A header, and a line for each program.
+void add_lines(Rows& rows, std::string_view header, std::span<const BenchProgram* const> programs) {
+  rows.push_back({std::string(header), "each"});
+  for (const BenchProgram* const program : programs)
+    rows.push_back({std::string(program->name), std::string(program->unit)});
+}
+
+std::string column_head(const BenchResult& result) {
+  return result.version.empty() ? result.engine : result.engine + " " + result.version;
+}
+
 /// Adds an engine's column, and its ratio to bare metal, to a header row and the programs' rows below it.
 /// Returns the row behind them.
 Rows::iterator add_times(Rows::iterator row, const BenchResult& result, const BenchResult* bare,
-                         double (BenchResult::*statistic)(std::size_t) const) {
-  row->push_back(result.engine);
+                         BenchStatistic statistic) {
+  row->push_back(column_head(result));
   if (bare != nullptr) row->emplace_back("/bare");
-  for (std::size_t program = 0; program < kBenchPrograms; ++program) {
+  for (std::size_t task = 0; task < result.tasks.size(); ++task) {
     ++row;
-    const double time = result.nanoseconds_per_unit(program, (result.*statistic)(program));
-    row->push_back(format_time(time));
-    if (bare == nullptr) continue;
-    row->push_back(format_ratio(time / bare->nanoseconds_per_unit(program, (bare->*statistic)(program))));
+    row->push_back(format_time(result.nanoseconds_per_unit(task, (result.*statistic)(task))));
+    if (bare != nullptr) row->push_back(format_ratio(bench_ratio(result, *bare, task, statistic)));
   }
   return row + 1;
+}
+
+bool has_core(const BenchReport& report) {
+  return std::ranges::count_if(report.programs, is_core) == kCorePrograms;
+}
+
+/// Lines for the geometric means: of the sixteen, if they are all there, and of all.
+void add_mean_lines(Rows& rows, const BenchReport& report) {
+  if (has_core(report)) rows.push_back({fmt::format("mean of {}", kCorePrograms), "geometric"});
+  rows.push_back({fmt::format("mean of all {}", report.programs.size()), "geometric"});
+}
+
+/// Adds the geometric means to the rows for them. Returns the row behind them.
+Rows::iterator add_means(Rows::iterator row, const BenchReport& report, const BenchResult& result,
+                         const BenchResult* bare) {
+  const BenchMeans means = bare == nullptr ? BenchMeans{} : bench_means(result, *bare, report.statistic());
+  const auto add = [&](std::optional<double> mean) {
+    row->emplace_back();
+    if (mean) row->push_back(format_ratio(*mean));
+    ++row;
+  };
+  if (has_core(report)) add(means.core);
+  add(means.all);
+  return row;
+}
+
+std::string format_rows(const Rows& rows) {
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows) {
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  }
+  std::string text;
+  for (const auto& row : rows) text += table_row(row, widths) + "\n";
+  return text;
+}
+
+nlohmann::json program_json(const BenchReport& report, const BenchResult& result, std::size_t task) {
+  const BenchTask& what = result.tasks[task];
+  const BenchResult* const bare = find_bare(report.results);
+  nlohmann::json entry = {
+      {"name", what.program->name},
+      {"unit", what.program->unit},
+      {"count", what.count},
+      {"median_seconds", result.median(task)},
+      {"best_seconds", result.best(task)},
+      {"nanoseconds_per_unit", result.nanoseconds_per_unit(task, (result.*report.statistic())(task))}};
+  for (const BenchRow& row : result.seconds) entry["seconds"].push_back(row[task]);
+  for (const BenchRow& row : result.host_seconds) entry["host_seconds"].push_back(row[task]);
+  if (bare != nullptr) entry["ratio_to_bare"] = bench_ratio(result, *bare, task, report.statistic());
+  return entry;
+}
+
+nlohmann::json means_json(const BenchMeans& means) {
+  nlohmann::json json = nlohmann::json::object();
+  if (means.core) json["core"] = *means.core;
+  if (means.all) json["all"] = *means.all;
+  return json;
+}
+
+nlohmann::json engine_json(const BenchReport& report, const BenchResult& result) {
+  const BenchResult* const bare = find_bare(report.results);
+  nlohmann::json engine = {{"name", result.engine}, {"measured", result.measured()}};
+  if (!result.version.empty()) engine["version"] = result.version;
+  if (!result.command.empty()) engine["command"] = result.command;
+  if (!result.measured()) {
+    engine["why"] = result.failure;
+    return engine;
+  }
+  if (result.engine != "bare") {
+    engine["boot_seconds"] = result.boot_seconds;
+    engine["host_over_guest_clock"] = result.clock_ratio();
+  }
+  for (std::size_t task = 0; task < result.tasks.size(); ++task) {
+    engine["programs"].push_back(program_json(report, result, task));
+  }
+  if (report.suite && bare != nullptr) {
+    engine["geometric_mean"] = means_json(bench_means(result, *bare, report.statistic()));
+  }
+  return engine;
 }
 
 }  // namespace
@@ -50,24 +138,22 @@ const BenchResult* find_bare(std::span<const BenchResult> results) {
 
 std::string bench_rows(const BenchResult& result) {
   std::string text = fmt::format("{}, seconds for", result.engine);
-  for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-    text +=
-        fmt::format("{} {} {}s", program == 0 ? "" : ",", result.counts[program], kPrograms[program].unit);
+  std::string names;
+  for (const BenchTask& task : result.tasks) {
+    const bool first = &task == &result.tasks.front();
+    text += fmt::format("{} {} {}s", first ? "" : ",", task.count, task.program->unit);
+    names += fmt::format("{}{}", first ? "" : ";", task.program->name);
   }
-  text += "\nsum;getppid;gettimeofday;forkwait\n";
-  for (const BenchRow& row : result.seconds) {
-    text += fmt::format("{:.3f};{:.3f};{:.3f};{:.3f}\n", row[0], row[1], row[2], row[3]);
-  }
+  text += fmt::format("\n{}\n", names);
+  for (const BenchRow& row : result.seconds) text += fmt::format("{:.3f}\n", fmt::join(row, ";"));
   return text;
 }
 
 std::string bench_table(const BenchReport& report) {
-  Rows rows = {{"median", "each"}};
-  for (const BenchProgram& program : kPrograms)
-    rows.push_back({std::string(program.name), std::string(program.unit)});
-  rows.push_back({"best", "each"});
-  for (const BenchProgram& program : kPrograms)
-    rows.push_back({std::string(program.name), std::string(program.unit)});
+  Rows rows;
+  if (!report.suite) add_lines(rows, "median", report.programs);
+  add_lines(rows, "best", report.programs);
+  if (report.suite) add_mean_lines(rows, report);
   rows.push_back({"clock", "host/guest"});
   rows.push_back({"boot", ""});
 
@@ -75,54 +161,36 @@ std::string bench_table(const BenchReport& report) {
   for (const BenchResult& result : report.results) {
     if (!result.measured()) continue;
     const BenchResult* const reference = &result == bare ? nullptr : bare;
-    auto row = add_times(rows.begin(), result, reference, &BenchResult::median);
+    auto row = rows.begin();
+    if (!report.suite) row = add_times(row, result, reference, &BenchResult::median);
     row = add_times(row, result, reference, &BenchResult::best);
+    if (report.suite) row = add_means(row, report, result, reference);
     const bool guest = result.engine != "bare";
     (row++)->push_back(guest ? fmt::format("{:.3f}", result.clock_ratio()) : "-");
     row->push_back(guest ? fmt::format("{:.1f} s", result.boot_seconds) : "-");
     for (auto& cells : rows) cells.resize(rows[0].size());
   }
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  return format_rows(rows);
+}
+
+std::string bench_list() {
+  Rows rows;
+  for (const BenchProgram& program : bench_programs()) {
+    rows.push_back({std::string(program.name), std::string(program.about)});
   }
-  std::string text;
-  for (const auto& row : rows) text += table_row(row, widths) + "\n";
-  return text;
+  return format_rows(rows);
 }
 
 std::string bench_json(const BenchReport& report) {
   using nlohmann::json;
-  const BenchResult* const bare = find_bare(report.results);
   json root = {{"format", "vert-bench"},
                {"version", 1},
                {"host", {{"processor", report.processor}, {"kernel", report.host_kernel}}},
                {"guest", {{"kernel", report.guest_kernel}, {"append", report.guest_append}}},
+               {"suite", report.suite},
+               {"ratio_of", report.suite ? "best" : "median"},
                {"engines", json::array()}};
-  for (const BenchResult& result : report.results) {
-    json engine = {{"name", result.engine}, {"measured", result.measured()}};
-    if (!result.measured()) engine["why"] = result.failure;
-    if (!result.command.empty()) engine["command"] = result.command;
-    if (result.measured() && result.engine != "bare") {
-      engine["boot_seconds"] = result.boot_seconds;
-      engine["host_over_guest_clock"] = result.clock_ratio();
-    }
-    for (std::size_t program = 0; program < kBenchPrograms && result.measured(); ++program) {
-      json entry = {{"name", kPrograms[program].name},
-                    {"unit", kPrograms[program].unit},
-                    {"count", result.counts[program]},
-                    {"median_seconds", result.median(program)},
-                    {"best_seconds", result.best(program)},
-                    {"nanoseconds_per_unit", result.nanoseconds_per_unit(program, result.median(program))}};
-      for (const BenchRow& row : result.seconds) entry["seconds"].push_back(row[program]);
-      for (const BenchRow& row : result.host_seconds) entry["host_seconds"].push_back(row[program]);
-      if (bare != nullptr) {
-        entry["ratio_to_bare"] = result.ratio_to(*bare, program);
-      }
-      engine["programs"].push_back(std::move(entry));
-    }
-    root["engines"].push_back(std::move(engine));
-  }
+  for (const BenchResult& result : report.results) root["engines"].push_back(engine_json(report, result));
   return root.dump(2) + "\n";
 }
 

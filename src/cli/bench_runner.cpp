@@ -4,11 +4,13 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <deque>
 #include <sstream>
 
+#include "cli/bench_peer.hpp"
 #include "cli/child_process.hpp"
 #include "cli/commands.hpp"
 #include "cli/host.hpp"
@@ -24,40 +26,58 @@ std::string program_file(std::string_view name) {
 }
 
 /// How long a guest may be silent: a run of the full size takes minutes on a slow engine.
-std::chrono::seconds silence_limit(bool full) { return std::chrono::seconds(full ? 7200 : 300); }
+std::chrono::seconds silence_limit(BenchScale scale) {
+  return std::chrono::seconds(scale == BenchScale::lecture_full ? 7200 : 300);
+}
 
 double seconds_between(Clock::time_point begin, Clock::time_point end) {
   return std::chrono::duration<double>(end - begin).count();
 }
 
-Result<double> parse_seconds(const std::string& text) {
-  char* end = nullptr;
-  const double seconds = std::strtod(text.c_str(), &end);
-  if (end == text.c_str() || *end != '\0' || !(seconds > 0))
-    return make_error("'{}' is no time in seconds", text);
-  return seconds;
-}
-
-Result<double> run_bare_program(std::size_t program, u64 count, std::chrono::seconds limit) {
-  const std::string path = program_file(kPrograms[program].name);
-  VERT_ASSIGN(ChildProcess child, ChildProcess::start({path, fmt::format("{}", count)}));
-  VERT_ASSIGN(const auto line, child.read_line(limit));
+/// Runs a program as a child of vert's; what it computes must be what it computed before.
+Result<double> run_bare_task(const BenchTask& task, BenchScale scale, BenchReference& reference) {
+  const std::string path = program_file(task.program->name);
+  VERT_ASSIGN(ChildProcess child, ChildProcess::start({path, fmt::format("{}", task.count)}));
+  VERT_ASSIGN(const auto line, child.read_line(silence_limit(scale)));
   const int status = child.wait();
-  if (!line || status != 0) return make_error("{} ended with status {}", path, status);
-  return parse_seconds(line->text);
+  if (!line || status != 0) {
+    return make_error("{} ended with status {}{}", path, status, line ? ": " + line->text : "");
+  }
+  VERT_ASSIGN(const BenchOutput output, parse_bench_output(line->text));
+  if (!reference.learn(task, output.checksum)) {
+    return make_error("{}: this host computes now one thing, now another; it cannot be relied on",
+                      reference.difference(task, output.checksum));
+  }
+  return output.seconds;
 }
 
-Status measure_bare(BenchResult& result, const BenchOptions& options, BenchProgress& progress) {
+Status measure_bare(BenchResult& result, const BenchOptions& options, BenchReference& reference,
+                    BenchProgress& progress) {
   for (unsigned run = 0; run < options.runs; ++run) {
-    BenchRow row{};
-    for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-      progress.step(fmt::format("{}, run {}", kPrograms[program].name, run + 1));
-      VERT_ASSIGN(row[program],
-                  run_bare_program(program, result.counts[program], silence_limit(options.full)));
+    BenchRow row;
+    for (const BenchTask& task : result.tasks) {
+      progress.step(fmt::format("{}, run {}", task.program->name, run + 1));
+      VERT_ASSIGN(const double seconds, run_bare_task(task, options.scale, reference));
+      row.push_back(seconds);
     }
-    result.seconds.push_back(row);
+    result.seconds.push_back(std::move(row));
   }
   result.host_seconds = result.seconds;
+  return {};
+}
+
+std::size_t unknown_tasks(const BenchResult& result, const BenchReference& reference) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(result.tasks, [&](const BenchTask& task) { return !reference.knows(task); }));
+}
+
+Status learn_tasks(const BenchResult& result, const BenchOptions& options, BenchReference& reference,
+                   BenchProgress& progress) {
+  for (const BenchTask& task : result.tasks) {
+    if (reference.knows(task)) continue;
+    progress.step(fmt::format("{} on bare metal, for its result", task.program->name));
+    VERT_TRY(run_bare_task(task, options.scale, reference));
+  }
   return {};
 }
 
@@ -66,13 +86,11 @@ Result<base::Fd> make_ram_disk(const BenchResult& result, unsigned runs) {
   Initramfs archive;
   std::string plan;
   for (unsigned run = 0; run < runs; ++run) {
-    for (std::size_t program = 0; program < kBenchPrograms; ++program) {
-      plan += fmt::format("{} {}\n", kPrograms[program].name, result.counts[program]);
-    }
+    for (const BenchTask& task : result.tasks) plan += fmt::format("{} {}\n", task.program->name, task.count);
   }
   VERT_TRY(archive.add_host_file("init", program_file("init"), true));
-  for (const BenchProgram& program : kPrograms) {
-    VERT_TRY(archive.add_host_file(program.name, program_file(program.name), true));
+  for (const BenchTask& task : result.tasks) {
+    VERT_TRY(archive.add_host_file(task.program->name, program_file(task.program->name), true));
   }
   archive.add_text("plan", plan);
   const std::vector<u8> bytes = std::move(archive).finish();
@@ -87,12 +105,13 @@ Result<base::Fd> make_ram_disk(const BenchResult& result, unsigned runs) {
   return file;
 }
 
-std::vector<std::string> guest_command(const std::string& engine, const std::string& kernel,
-                                       const std::string& ram_disk) {
+/// `peer` is QEMU's path, or empty for vert's own engines.
+std::vector<std::string> guest_command(const std::string& engine, const std::string& peer,
+                                       const std::string& kernel, const std::string& ram_disk) {
   const std::string append(kBenchAppend);
   const std::string memory(kBenchMemory);
-  if (engine == "qemu") {
-    return {"qemu-system-x86_64",
+  if (!peer.empty()) {
+    return {peer,
             "-accel",
             "tcg",
             "-machine",
@@ -124,8 +143,8 @@ std::vector<std::string> guest_command(const std::string& engine, const std::str
 /// Takes the guest's lines (bench/guest/init.c says which) as they come.
 class GuestReader {
  public:
-  GuestReader(BenchResult& result, BenchProgress& progress)
-      : result_(result), progress_(progress), start_(Clock::now()) {}
+  GuestReader(BenchResult& result, const BenchReference& reference, BenchProgress& progress)
+      : result_(result), reference_(reference), progress_(progress), start_(Clock::now()) {}
 
   /// False once the guest has said that it is done.
   Result<bool> take(const ChildProcess::Line& line) {
@@ -136,7 +155,8 @@ class GuestReader {
     std::string event;
     std::string program;
     std::string value;
-    words >> event >> program >> value;
+    words >> event >> program >> std::ws;
+    std::getline(words, value);
     if (event == "done") return false;
     if (event == "boot") result_.boot_seconds = seconds_between(start_, line.arrival);
     if (event == "failed") return make_error("{} failed in the guest with wait status {}", program, value);
@@ -144,29 +164,40 @@ class GuestReader {
       begin_ = line.arrival;
       progress_.step(fmt::format("{}, run {}", program, result_.seconds.size() + 1));
     }
-    if (event == "end") VERT_TRY(take_time(program, value, line.arrival));
+    if (event == "end") VERT_TRY(take_output(program, value, line.arrival));
     return true;
   }
 
+  /// What the guest computed wrongly, program by program; empty if nothing.
+  [[nodiscard]] std::string differences() const {
+    std::string text;
+    for (const auto& [program, difference] : differences_) text += (text.empty() ? "" : "; ") + difference;
+    return text;
+  }
+
  private:
-  Status take_time(const std::string& program, const std::string& value, Clock::time_point arrival) {
-    if (program != kPrograms[next_].name) return make_error("the guest ran {} out of turn", program);
-    VERT_ASSIGN(row_[next_], parse_seconds(value));
-    host_row_[next_] = seconds_between(begin_, arrival);
-    next_ = (next_ + 1) % kBenchPrograms;
-    if (next_ != 0) return {};
-    result_.seconds.push_back(row_);
-    result_.host_seconds.push_back(host_row_);
+  Status take_output(const std::string& program, const std::string& value, Clock::time_point arrival) {
+    const BenchTask& task = result_.tasks[row_.size()];
+    if (program != task.program->name) return make_error("the guest ran {} out of turn", program);
+    VERT_ASSIGN(const BenchOutput output, parse_bench_output(value));
+    std::string difference = reference_.difference(task, output.checksum);
+    if (!difference.empty()) differences_.try_emplace(program, std::move(difference));
+    row_.push_back(output.seconds);
+    host_row_.push_back(seconds_between(begin_, arrival));
+    if (row_.size() < result_.tasks.size()) return {};
+    result_.seconds.push_back(std::exchange(row_, {}));
+    result_.host_seconds.push_back(std::exchange(host_row_, {}));
     return {};
   }
 
   BenchResult& result_;
+  const BenchReference& reference_;
   BenchProgress& progress_;
   Clock::time_point start_;
   Clock::time_point begin_;
-  std::size_t next_ = 0;
-  BenchRow row_{};
-  BenchRow host_row_{};
+  std::map<std::string, std::string> differences_;
+  BenchRow row_;
+  BenchRow host_row_;
 };
 
 std::string join(const std::deque<std::string>& lines) {
@@ -175,47 +206,77 @@ std::string join(const std::deque<std::string>& lines) {
   return text;
 }
 
-Status measure_guest(BenchResult& result, const BenchOptions& options, BenchProgress& progress) {
+Status measure_guest(BenchResult& result, const std::string& peer, const BenchOptions& options,
+                     BenchReference& reference, BenchProgress& progress) {
   static constexpr std::size_t kLastLines = 12;
+  VERT_TRY(learn_tasks(result, options, reference, progress));
   VERT_ASSIGN(const base::Fd ram_disk, make_ram_disk(result, options.runs));
-  const auto command =
-      guest_command(result.engine, options.kernel, fmt::format("/proc/{}/fd/{}", getpid(), ram_disk.get()));
+  const auto command = guest_command(result.engine, peer, options.kernel,
+                                     fmt::format("/proc/{}/fd/{}", getpid(), ram_disk.get()));
   for (const std::string& word : command) result.command += (result.command.empty() ? "" : " ") + word;
   VERT_ASSIGN(ChildProcess child, ChildProcess::start(command));
-  GuestReader reader(result, progress);
+  GuestReader reader(result, reference, progress);
   std::deque<std::string> last_lines;
   bool running = true;
   progress.step("booting");
   while (running) {
-    const auto line = child.read_line(silence_limit(options.full));
+    const auto line = child.read_line(silence_limit(options.scale));
     if (!line) return make_error("{}; its last lines:{}", line.error().message, join(last_lines));
     if (!*line)
       return make_error("the guest ended early, status {}; its last lines:{}", child.wait(),
                         join(last_lines));
     last_lines.push_back((*line)->text);
     if (last_lines.size() > kLastLines) last_lines.pop_front();
-    VERT_ASSIGN(running, reader.take(**line));
+    const auto more = reader.take(**line);
+    if (!more) return make_error("{}; its last lines:{}", more.error().message, join(last_lines));
+    running = *more;
   }
   if (result.seconds.size() != options.runs)
     return make_error("the guest ran {} times", result.seconds.size());
+  const std::string differences = reader.differences();
+  if (!differences.empty()) return make_error("WRONG RESULTS: {}", differences);
   return {};
 }
 
 }  // namespace
 
-BenchResult run_bench(const std::string& engine, const BenchOptions& options, BenchProgress& progress) {
+bool BenchReference::learn(const BenchTask& task, const std::string& checksum) {
+  return checksums_.try_emplace(key(task), checksum).first->second == checksum;
+}
+
+std::string BenchReference::difference(const BenchTask& task, const std::string& checksum) const {
+  const auto known = checksums_.find(key(task));
+  VERT_CHECK(known != checksums_.end());
+  if (known->second == checksum) return {};
+  return fmt::format("{} {} computes {}, on bare metal {}", task.program->name, task.count, checksum,
+                     known->second);
+}
+
+BenchResult run_bench(const std::string& engine, const BenchOptions& options, BenchReference& reference,
+                      BenchProgress& progress) {
   BenchResult result;
   result.engine = engine;
-  result.counts = bench_counts(engine, options.full);
-  if (engine == "qemu" && !find_program("qemu-system-x86_64")) {
-    result.skipped = true;
-    result.failure = "qemu-system-x86_64 is not installed (apt install qemu-system-x86)";
-    return result;
+  result.tasks = bench_tasks(options.programs, engine, options.scale);
+  std::string peer_path;
+  if (engine == "qemu") {
+    const auto peer = find_peer();
+    if (!peer) {
+      result.skipped = true;
+      result.failure = "qemu-system-x86_64 is not installed ('./dev setup' or 'apt install qemu-system-x86')";
+      return result;
+    }
+    peer_path = peer->path;
+    result.version = peer->version;
+    if (!is_current(*peer)) {
+      print_error(fmt::format("vert: QEMU is version {}, not {} or later, to compare with\n", peer->version,
+                              kPeerMajor));
+    }
   }
   const bool bare = engine == "bare";
-  progress.start(engine, options.runs * kBenchPrograms + (bare ? 0 : 1));
-  const Status status =
-      bare ? measure_bare(result, options, progress) : measure_guest(result, options, progress);
+  progress.start(engine,
+                 options.runs * result.tasks.size() + (bare ? 0 : unknown_tasks(result, reference) + 1));
+  const Status status = bare ? measure_bare(result, options, reference, progress)
+                             : measure_guest(result, peer_path, options, reference, progress);
   if (!status) result.failure = status.error().message;
   progress.finish(result);
   return result;

@@ -1,8 +1,11 @@
-// Runs the four programs on bare metal and in virtual machines. Main thread.
+// Runs the benchmark's programs on bare metal and in virtual machines. Main thread.
 #pragma once
 
 #include <chrono>
+#include <map>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/fd.hpp"
 #include "cli/bench_plan.hpp"
@@ -27,15 +30,33 @@ class BenchProgress {
 
 struct BenchOptions {
   unsigned runs = 5;
-  bool full = false;
+  BenchScale scale = BenchScale::lecture;
+  std::vector<const BenchProgram*> programs;
   std::string kernel;
 };
 
 inline constexpr std::string_view kBenchAppend = "console=ttyS0 quiet";
 inline constexpr std::string_view kBenchMemory = "512M";
 
-/// `engine` is bare, qemu, or one of vert's. What goes wrong is in the result.
+/// What the programs compute on bare metal, against which guests are checked.
+class BenchReference {
+ public:
+  [[nodiscard]] bool knows(const BenchTask& task) const { return checksums_.contains(key(task)); }
+  /// Takes what bare metal computed; false if it computed something else before.
+  [[nodiscard]] bool learn(const BenchTask& task, const std::string& checksum);
+  /// What is wrong with a guest's checksum of a known task; empty if nothing is.
+  [[nodiscard]] std::string difference(const BenchTask& task, const std::string& checksum) const;
+
+ private:
+  using Key = std::pair<std::string_view, u64>;
+  static Key key(const BenchTask& task) { return {task.program->name, task.count}; }
+
+  std::map<Key, std::string> checksums_;
+};
+
+/// `engine` is bare, qemu, or one of vert's. What goes wrong is in the result. Where bare metal has not run a
+/// guest's tasks yet, it runs them once for `reference`.
 [[nodiscard]] BenchResult run_bench(const std::string& engine, const BenchOptions& options,
-                                    BenchProgress& progress);
+                                    BenchReference& reference, BenchProgress& progress);
 
 }  // namespace vert::cli

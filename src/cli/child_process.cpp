@@ -87,15 +87,16 @@ int ChildProcess::wait() {
   return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
 }
 
-std::optional<std::string> find_program(const std::string& name) {
+std::vector<std::string> find_programs(const std::string& name) {
   const char* const path = std::getenv("PATH");
   std::istringstream folders(path == nullptr ? "/usr/bin:/bin" : path);
+  std::vector<std::string> found;
   std::string folder;
   while (std::getline(folders, folder, ':')) {
-    const std::string candidate = folder + "/" + name;
-    if (access(candidate.c_str(), X_OK) == 0) return candidate;
+    std::string candidate = folder + "/" + name;
+    if (access(candidate.c_str(), X_OK) == 0) found.push_back(std::move(candidate));
   }
-  return std::nullopt;
+  return found;
 }
 
 }  // namespace vert::cli

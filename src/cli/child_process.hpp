@@ -42,7 +42,7 @@ class ChildProcess {
   std::string buffer_;
 };
 
-/// The path of a program in PATH, if it is there.
-[[nodiscard]] std::optional<std::string> find_program(const std::string& name);
+/// The paths of a program in PATH, in its order.
+[[nodiscard]] std::vector<std::string> find_programs(const std::string& name);
 
 }  // namespace vert::cli
