@@ -153,8 +153,11 @@ void note_fill(Context& context, const Mapping& mapping, u64 address, unsigned b
     const LargePagePlace place = large_page_place(address, mapping.shift > 22);
     context.large_pages[place.set][place.slot / 64] |= u64{1} << (place.slot % 64);
   }
+  // Kernels live in the upper half; pages below never count as global, so that a new address space starts
+  // with no large pages there.
+  const bool kernel = bank != static_cast<unsigned>(cpu::Privilege::kUser) && address >> 63 != 0;
   const bool global = (mapping.last & pte::G) != 0 && (context.state->cr4 & x86::cr4::PGE) != 0;
-  if (global && bank != static_cast<unsigned>(cpu::Privilege::kUser)) return;
+  if (kernel && global) return;
   if (context.fill_count < Context::kFills)
     context.fills[context.fill_count] = static_cast<u16>(tlb_index(address) | bank << kTlbIndexBits);
   if (context.fill_count <= Context::kFills) ++context.fill_count;

@@ -85,6 +85,7 @@ void flush_address_space(Context& context) {
     invalidate(context.tlb[fill >> kTlbIndexBits], fill % kTlbSize);
   }
   context.fill_count = 0;
+  for (const bool giant : {false, true}) context.large_pages[large_page_place(0, giant).set].fill(0);
   flush_tokens_of_address_space(context);
 }
 

@@ -51,6 +51,18 @@ TEST_F(TlbFlushTest, AddressSpaceKeepsGlobalSupervisorPages) {
   EXPECT_FALSE(has(kKernelPage, false, Privilege::kSmap));
 }
 
+TEST_F(TlbFlushTest, NewAddressSpacesHaveNoLargePagesInTheLowerHalf) {
+  rig.paging.map(kUserPage, 0, kOpen | pte::PS | pte::G, rig.paging.levels() - 1);
+  ASSERT_TRUE(rig.fill(kUserPage, true, Privilege::kUser));
+  ASSERT_TRUE(rig.fill(kUserPage, true, Privilege::kSupervisor));
+  bt::flush_address_space(*rig.context);
+  EXPECT_FALSE(has(kUserPage, true, Privilege::kSupervisor));
+  fill(kUserPage, kOpen, Privilege::kUser);
+  fill(kUserPage + kPageSize, kOpen, Privilege::kUser);
+  bt::flush_page(*rig.context, kUserPage);
+  EXPECT_TRUE(has(kUserPage + kPageSize, true, Privilege::kUser));
+}
+
 TEST_F(TlbFlushTest, PagesAreGlobalOnlyWithPge) {
   rig.paging.state.cr4 &= ~x86::cr4::PGE;
   fill(kKernelPage, (kOpen & ~pte::US) | pte::G, Privilege::kSmap);
