@@ -12,10 +12,9 @@ struct Instruction {
   int32_t constant; /* or where to jump to */
 };
 
-enum { LIMIT = 20000 };
+enum { LIMIT = 20000, PRIMES_BELOW = 2262 };
 
-/* Registers: 0 a number, 1 the limit, 2 its multiples, 3 struck or not, 4 how many primes, 5 their sum, 6
- * one. */
+/* Registers: 0 a number, 1 the limit, 2 its multiples, 3 whether struck, 4 how many, 5 their sum, 6 one. */
 static const struct Instruction program[] = {
     /*  0 */ {LOAD_CONSTANT, 0, 0, 2},
     /*  1 */ {LOAD_CONSTANT, 1, 0, LIMIT},
@@ -69,6 +68,7 @@ int main(int argc, char** argv) {
   for (unsigned long i = 0; i < count; i++) {
     memset(&machine, 0, sizeof machine);
     interpret(&machine, program);
+    if (machine.registers[4] != PRIMES_BELOW) return failed("wrong number of primes");
     hash = hash_step(hash_step(hash, machine.registers[4]), machine.registers[5]);
   }
   return report(now_seconds() - begin, hash);

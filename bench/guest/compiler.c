@@ -1,5 +1,4 @@
-/* A small compiler: reads formulas as text, builds trees, folds constants, emits code for a stack, runs it.
- */
+/* A small compiler: reads formulas as text, builds trees, folds constants, emits and runs stack code. */
 #include <ctype.h>
 
 #include "measure.h"

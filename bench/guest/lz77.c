@@ -1,5 +1,4 @@
-/* Compression: finds matches through hash chains as LZ77 does, packs 256 KiB of text, and unpacks it again.
- */
+/* Compression: packs 256 KiB of text with matches found in hash chains, as LZ77 does; unpacks it again. */
 #include <string.h>
 
 #include "measure.h"
