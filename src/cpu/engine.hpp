@@ -42,11 +42,13 @@ class VcpuEvents {
     if (waker_ != nullptr) waker_(waker_context_);
   }
 
-  /// An engine's byte that request() sets to 1 after the bits, for generated code to look at; null: none.
-  /// Once this returns, nobody touches the byte that was there before. The engine clears it before it looks
-  /// at pending().
-  void set_attention(std::atomic<u8>* word) {
-    attention_.store(word, std::memory_order_seq_cst);
+  /// An engine's byte that request() sets to 1 after the bits, for generated code to look at. The engine clears
+  /// it before it looks at pending().
+  void set_attention(std::atomic<u8>& word) { attention_.store(&word, std::memory_order_seq_cst); }
+  /// Ends that, unless another engine has set a byte of its own meanwhile. Once this returns, nobody touches `word`.
+  void clear_attention(std::atomic<u8>& word) {
+    std::atomic<u8>* mine = &word;
+    attention_.compare_exchange_strong(mine, nullptr, std::memory_order_seq_cst);
     while (attention_users_.load(std::memory_order_seq_cst) != 0) std::this_thread::yield();
   }
   [[nodiscard]] u32 pending() const { return pending_.load(std::memory_order_relaxed); }
@@ -116,8 +118,16 @@ class Engine {
   /// taken inside, within a bounded number of instructions. A fault in the guest is delivered, not returned.
   [[nodiscard]] virtual ExitInfo run(CpuState& state, u64 budget) = 0;
 
-  /// The caller changed `state` since the last run, or handed in another: drop everything derived from it.
+  /// To be called when, since the last run, the caller changed more of `state` than general registers, RIP, RFLAGS,
+  /// segment registers, CPL, FPU state and the activity, or handed in another: drop everything derived from it.
   virtual void state_changed() = 0;
+};
+
+/// An engine that can also settle single instructions for another, which runs the same vCPU most of the time.
+class FallbackEngine : public Engine {
+ public:
+  /// Changes whenever a run may have changed what the guest's linear addresses translate to.
+  [[nodiscard]] virtual u64 translation_epoch() const = 0;
 };
 
 }  // namespace vert::cpu

@@ -4,6 +4,7 @@
 #include <array>
 #include <string>
 
+#include "engine/bt/translator.hpp"
 #include "engine/interp/interpreter.hpp"
 #include "machine/machine.hpp"
 
@@ -13,36 +14,48 @@ namespace {
 
 struct EngineEntry {
   std::string_view name;
-  bool available;
-  std::string_view why;
+  /// An error says why this host cannot run it.
+  Status (*usable)();
+  std::string_view what;
   EngineMaker make;
 };
 
+Result<std::unique_ptr<cpu::Engine>> make_interpreter(const cpu::VcpuContext& context) {
+  return std::make_unique<interp::Interpreter>(context);
+}
+
+Result<std::unique_ptr<cpu::Engine>> make_translator(const cpu::VcpuContext& context) {
+  VERT_ASSIGN(auto translator, bt::Translator::create(context, std::make_unique<interp::Interpreter>(context)));
+  return translator;
+}
+
 /// Best first.
 constexpr std::array kEngines = {
-    EngineEntry{"interp", true, "the reference interpreter: runs on any x86-64 host",
-                [](const cpu::VcpuContext& context) -> std::unique_ptr<cpu::Engine> {
-                  return std::make_unique<interp::Interpreter>(context);
-                }},
+    EngineEntry{"bt", &bt::Translator::usable, "binary translation: fast, with no hardware support", make_translator},
+    EngineEntry{"interp", []() -> Status { return {}; }, "the reference interpreter: runs on any x86-64 host",
+                make_interpreter},
 };
 
 }  // namespace
 
 Result<EngineMaker> find_engine(std::string_view name) {
   const auto found = std::ranges::find_if(kEngines, [&](const EngineEntry& entry) {
-    return entry.available && (name == "auto" || name == entry.name);
+    return entry.usable() && (name == "auto" || name == entry.name);
   });
   if (found != kEngines.end()) return found->make;
   std::string names = "auto";
   for (const EngineEntry& entry : kEngines)
-    if (entry.available) names += fmt::format(", {}", entry.name);
+    if (entry.usable()) names += fmt::format(", {}", entry.name);
   return make_error("there is no engine '{}' here; choose one of: {}", name, names);
 }
 
 std::vector<EngineInfo> engines() {
   std::vector<EngineInfo> infos;
   for (const EngineEntry& entry : kEngines)
-    infos.push_back({entry.name, entry.available, std::string(entry.why)});
+    if (const Status usable = entry.usable(); usable)
+      infos.push_back({entry.name, true, std::string(entry.what)});
+    else
+      infos.push_back({entry.name, false, usable.error().message});
   return infos;
 }
 

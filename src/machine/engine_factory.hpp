@@ -9,7 +9,7 @@
 
 namespace vert::machine {
 
-using EngineMaker = std::unique_ptr<cpu::Engine> (*)(const cpu::VcpuContext& context);
+using EngineMaker = Result<std::unique_ptr<cpu::Engine>> (*)(const cpu::VcpuContext& context);
 
 /// What makes engines of that name; "auto" is the best available. The error lists the names there are.
 [[nodiscard]] Result<EngineMaker> find_engine(std::string_view name);

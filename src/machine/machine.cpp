@@ -95,7 +95,7 @@ struct Machine::Impl final : VcpuOwner {
   ~Impl() override;
 
   [[nodiscard]] Status build();
-  void make_processors();
+  [[nodiscard]] Status make_processors();
   [[nodiscard]] BoardEvents board_events();
   /// Processors, memory and image as for a start. All vCPUs are paused.
   [[nodiscard]] Status boot();
@@ -147,7 +147,7 @@ Status Machine::Impl::build() {
   VERT_ASSIGN(loop, base::EventLoop::create());
   loop->pause();
   VERT_ASSIGN(board, Board::create(map, *loop, fabric, board_events(), config.devices));
-  make_processors();
+  VERT_TRY(make_processors());
   board->pic().set_output_callback([this] { apics.front()->external_interrupt_changed(); });
   VERT_TRY(boot());
   for (const auto& vcpu : vcpus) VERT_TRY(vcpu->start());
@@ -171,7 +171,7 @@ BoardEvents Machine::Impl::board_events() {
   };
 }
 
-void Machine::Impl::make_processors() {
+Status Machine::Impl::make_processors() {
   for (unsigned index = 0; index < config.cpus; ++index) {
     const bool bootstrap = index == 0;
     apics.push_back(std::make_unique<cpu::LocalApic>(index, bootstrap, events.emplace_back(), fabric, *loop,
@@ -186,8 +186,10 @@ void Machine::Impl::make_processors() {
                                       .apic = apics.back().get(),
                                       .events = &events.back(),
                                       .model = &model};
-    vcpus.push_back(std::make_unique<Vcpu>(context, make_engine(context), *this));
+    VERT_ASSIGN(auto engine, make_engine(context));
+    vcpus.push_back(std::make_unique<Vcpu>(context, std::move(engine), *this));
   }
+  return {};
 }
 
 Status Machine::Impl::boot() {
@@ -269,7 +271,10 @@ Status Machine::Impl::reset() {
   VERT_TRY(clear_memory(*memory));
   for (cpu::VcpuEvents& vcpu_events : events) static_cast<void>(vcpu_events.take(~u32{0}));
   VERT_TRY(boot());
-  for (const auto& vcpu : vcpus) vcpu->replace_engine(make_engine(vcpu->context()));
+  for (const auto& vcpu : vcpus) {
+    VERT_ASSIGN(auto engine, make_engine(vcpu->context()));
+    vcpu->replace_engine(std::move(engine));
+  }
   {
     const std::scoped_lock lock(mutex);
     reset_requested = false;

@@ -153,9 +153,13 @@ void set_baseless_sib(const ZydisDecodedInstruction& decoded, Insn& insn) {
 }  // namespace
 
 DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
+  InsnDetails details;
+  return decode(bytes, size, insn, details);
+}
+
+DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn, InsnDetails& details) {
   if (bytes.empty()) return DecodeStatus::kTruncated;
-  ZydisDecodedInstruction decoded;
-  std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> operands;
+  auto& [decoded, operands] = details;
   const ZyanStatus status =
       ZydisDecoderDecodeFull(&decoder_for(size), bytes.data(), bytes.size(), &decoded, operands.data());
   if (status == ZYDIS_STATUS_NO_MORE_DATA)

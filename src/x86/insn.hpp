@@ -79,7 +79,18 @@ enum class DecodeStatus : u8 {
   kTruncated,  // `bytes` ends inside the instruction: fetch more, or fault on the next page
 };
 
+/// All that the decoder library tells: encodings, every operand with its access, flags read and written.
+struct InsnDetails {
+  ZydisDecodedInstruction instruction;
+  std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> operand_array;
+
+  [[nodiscard]] std::span<const ZydisDecodedOperand> operands() const {
+    return {operand_array.data(), instruction.operand_count};
+  }
+};
+
 /// Decodes the instruction at the start of `bytes`; writes `insn` only with kOk. Pure, any thread.
 [[nodiscard]] DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn);
+[[nodiscard]] DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn, InsnDetails& details);
 
 }  // namespace vert::x86

@@ -67,6 +67,8 @@ inline constexpr unsigned kWriteFilterBits = 1U << 15;
 /// finds a match without touching the flags.
 inline constexpr unsigned kJumpBits = 12;
 inline constexpr unsigned kJumps = 1U << kJumpBits;
+inline constexpr u64 kJumpMask = u64{kJumps - 1} << 2;
+[[nodiscard]] constexpr unsigned jump_index(u64 rip) { return static_cast<unsigned>((rip & kJumpMask) >> 2); }
 
 /// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
 inline constexpr std::size_t kXsaveSize = 2816;
@@ -86,6 +88,7 @@ struct alignas(64) Context {
   u64 last_return = 0;        // the exit that stands for the RET that was executed last
   u64 rflags_rest = 0;        // RFLAGS without the arithmetic flags, IF and DF
   u64 salt = 0;               // Mode::salt() of the code that runs
+  u32 host_mxcsr = 0x1F80;
   Context* self = this;
 
   // Parts of CpuState that generated code uses, copied in and out.
@@ -98,8 +101,9 @@ struct alignas(64) Context {
   u8 direction_flag = 0;   // RFLAGS.DF
   std::atomic<u8> attention = 0;  // leave generated code at the next look
   u8 fpu_loaded = 0;       // the host's vector and x87 registers are the guest's
+  u8 fpu_in_image = 0;     // `xsave` is newer than CpuState's
   u8 held = 0;             // something waits for IF to be set
-  u64 jump_mask = u64{kJumps - 1};
+  u64 jump_mask = kJumpMask;
   u64 budget = 0;          // instructions left, in counted mode
 
   cpu::CpuState* state = nullptr;
@@ -121,9 +125,9 @@ struct alignas(64) Context {
   std::array<const u8*, kJumps> jump_code{};
   std::array<TlbBank, kPrivileges> tlb;
 
-  // Which slots of the user's bank, and of non-global pages in the others, were filled since the last flush (the slot's
-  // index, and its bank above kTlbIndexBits): so that a change of address space costs what the last one used. Likewise
-  // the slots of code_tokens. Overflow, a count of one more than fits: flush all.
+  // Which slots of the user's bank, and in the others of pages that are not global or lie in the lower half, were filled
+  // since the last flush (the slot's index, and its bank above kTlbIndexBits): so that a change of address space costs
+  // what the last one used. Likewise the slots of code_tokens. Overflow, a count of one more than fits: flush all.
   static constexpr unsigned kFills = 1024;
   std::array<u16, kFills> fills;
   u32 fill_count = 0;

@@ -55,11 +55,14 @@ Interpreter::~Interpreter() = default;
 
 ExitInfo Interpreter::run(cpu::CpuState& state, u64 budget) { return impl_->run(state, budget); }
 void Interpreter::state_changed() { impl_->attached = nullptr; }
+u64 Interpreter::translation_epoch() const { return impl_->core.mmu.epoch(); }
 
 ExitInfo Interpreter::Impl::run(cpu::CpuState& state, u64 budget) {
   if (attached != &state) {
     attached = &state;
     core.attach(state);
+  } else {
+    core.mode_changed();
   }
   executed = 0;
   while (true) {

@@ -7,13 +7,14 @@
 
 namespace vert::interp {
 
-class Interpreter final : public cpu::Engine {
+class Interpreter final : public cpu::FallbackEngine {
  public:
   explicit Interpreter(const cpu::VcpuContext& context);
   ~Interpreter() override;
 
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget) override;
   void state_changed() override;
+  [[nodiscard]] u64 translation_epoch() const override;
 
  private:
   struct Impl;

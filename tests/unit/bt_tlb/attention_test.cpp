@@ -13,12 +13,12 @@ TEST(VcpuEvents, RequestsSetTheAttentionWord) {
   VcpuEvents events;
   std::atomic<u8> word = 0;
   events.request(VcpuEvents::kNmi);
-  events.set_attention(&word);
+  events.set_attention(word);
   EXPECT_EQ(word, 0);
   events.request(VcpuEvents::kKick);
   EXPECT_EQ(word, 1);
   word = 0;
-  events.set_attention(nullptr);
+  events.clear_attention(word);
   events.request(VcpuEvents::kKick);
   EXPECT_EQ(word, 0);
 }
@@ -31,9 +31,9 @@ TEST(VcpuEvents, AWordMayGoWhileOthersRequest) {
   });
   for (int i = 0; i < 100; ++i) {
     auto word = std::make_unique<std::atomic<u8>>(u8{0});
-    events.set_attention(word.get());
+    events.set_attention(*word);
     while (word->load() == 0) std::this_thread::yield();
-    events.set_attention(nullptr);
+    events.clear_attention(*word);
     word->store(0);
     ASSERT_EQ(word->load(), 0);
   }

@@ -1,0 +1,322 @@
+#include "engine/bt/block_plan.hpp"
+
+#include <algorithm>
+
+namespace vert::bt {
+
+using namespace x86;
+
+namespace {
+
+constexpr i32 kMaxSpan = 1024;
+
+/// A register's value as an unknown plus a constant.
+struct Symbol {
+  u16 base = 0;
+  i32 offset = 0;
+};
+using Symbols = std::array<Symbol, kGprCount>;
+
+bool backward(const GuestInsn& guest) {
+  return (guest.form == Form::kJump || guest.form == Form::kBranch || guest.form == Form::kCall) &&
+         guest.insn.imm <= 0;
+}
+
+void decode_run(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan) {
+  unsigned branches = 0;
+  u64 at = 0;
+  while (plan.count < BlockPlan::kMaxInsns && at < bytes.size()) {
+    if (plan.insns.size() == plan.count) plan.insns.emplace_back();
+    GuestInsn& guest = plan.insns[plan.count];
+    u64 address = rip + at;
+    if (mode.code32) address &= 0xFFFFFFFF;
+    decode_guest(bytes.subspan(at), address, mode, model, guest);
+    // Cut off by the page's end, or undecodable: another block, of its own.
+    if (guest.insn.length == 0 && plan.count > 0) break;
+    ++plan.count;
+    at += guest.insn.length;
+    if (guest.ends_block()) break;
+    if (guest.form != Form::kBranch) continue;
+    if (backward(guest) || mode.counted || ++branches == BlockPlan::kMaxBranches) break;
+  }
+  plan.length = static_cast<unsigned>(at);
+}
+
+void find_live_flags(BlockPlan& plan) {
+  u16 live = kArithmeticFlags;
+  plan.live_before[plan.count] = live;
+  for (unsigned i = plan.count; i-- > 0;) {
+    const GuestInsn& guest = plan.insn(i);
+    if (guest.form == Form::kBranch || guest.form == Form::kInterpret)
+      live = kArithmeticFlags;
+    else
+      live = static_cast<u16>((live & ~guest.flags_killed) | guest.flags_read);
+    plan.live_before[i] = live;
+  }
+}
+
+/// Follows values of registers through the block.
+class Tracker {
+ public:
+  explicit Tracker(unsigned word) : word_(word) {
+    for (unsigned i = 0; i < kGprCount; ++i) symbols_[i] = fresh();
+  }
+  [[nodiscard]] const Symbols& symbols() const { return symbols_; }
+  void step(const GuestInsn& guest);
+
+ private:
+  Symbol fresh() { return {next_++, 0}; }
+  bool step_known(const GuestInsn& guest);
+  void add(u8 to, Symbol from, i64 offset) {
+    const i64 sum = from.offset + offset;
+    symbols_[to] = std::abs(sum) < (1 << 28) ? Symbol{from.base, static_cast<i32>(sum)} : fresh();
+  }
+
+  Symbols symbols_;
+  u16 next_ = 1;
+  unsigned word_;
+};
+
+void Tracker::step(const GuestInsn& guest) {
+  if (step_known(guest)) return;
+  for (unsigned reg = 0; reg < kGprCount; ++reg)
+    if ((guest.gprs_written >> reg & 1) != 0) symbols_[reg] = fresh();
+}
+
+bool Tracker::step_known(const GuestInsn& guest) {
+  const Insn& insn = guest.insn;
+  const Operand& to = insn.operands[0];
+  const Operand& from = insn.operands[1];
+  const i64 word = word_;
+  switch (guest.form) {
+    case Form::kPush:
+    case Form::kPushFlags: add(kRsp, symbols_[kRsp], -word); return true;
+    case Form::kPop:
+      add(kRsp, symbols_[kRsp], word);
+      symbols_[to.reg] = fresh();
+      return true;
+    case Form::kLeave:
+      add(kRsp, symbols_[kRbp], word);
+      symbols_[kRbp] = fresh();
+      return true;
+    case Form::kLea:
+      if (to.size != word_ || insn.address_size != word_ || insn.mem.index != MemoryOperand::kNoRegister ||
+          insn.mem.base >= kGprCount || insn.mem.absolute64)
+        return false;
+      add(to.reg, symbols_[insn.mem.base], insn.mem.displacement);
+      return true;
+    case Form::kCopy: break;
+    default: return false;
+  }
+  if (to.kind != OperandKind::kGpr || to.size != word_) return false;
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_MOV:
+      if (from.kind != OperandKind::kGpr) return false;
+      symbols_[to.reg] = symbols_[from.reg];
+      return true;
+    case ZYDIS_MNEMONIC_ADD:
+      if (from.kind != OperandKind::kImmediate) return false;
+      add(to.reg, symbols_[to.reg], insn.imm);
+      return true;
+    case ZYDIS_MNEMONIC_SUB:
+      if (from.kind != OperandKind::kImmediate) return false;
+      add(to.reg, symbols_[to.reg], -insn.imm);
+      return true;
+    default: return false;
+  }
+}
+
+Access stack_access(unsigned i, const Symbols& symbols, u8 reg, i32 offset, unsigned word, bool write) {
+  return {static_cast<u16>(i), symbols[reg].base, reg, write, static_cast<u8>(word), symbols[reg].offset + offset, -1};
+}
+
+Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols, unsigned word) {
+  const MemoryOperand& mem = guest.insn.mem;
+  Access access{.insn = static_cast<u16>(i),
+                .write = guest.writes_memory,
+                .size = static_cast<u8>(guest.memory_size())};
+  if (mem.base >= kGprCount || mem.index != MemoryOperand::kNoRegister || mem.segment == kFs || mem.segment == kGs ||
+      guest.insn.address_size != word || mem.absolute64)
+    return access;
+  access.reg = mem.base;
+  access.base = symbols[mem.base].base;
+  access.offset = symbols[mem.base].offset + mem.displacement;
+  return access;
+}
+
+void add_accesses(unsigned i, const Symbols& symbols, unsigned word, BlockPlan& plan) {
+  const GuestInsn& guest = plan.insn(i);
+  const auto add = [&](const Access& access) { plan.accesses[i][plan.access_count[i]++] = access; };
+  plan.access_count[i] = 0;
+  if (guest.has_memory() && guest.form != Form::kLea && guest.form != Form::kNothing &&
+      guest.form != Form::kInterpret && guest.form != Form::kString)
+    add(operand_access(i, guest, symbols, word));
+  const auto size = static_cast<i32>(word);
+  switch (guest.form) {
+    case Form::kPush:
+    case Form::kPushFlags:
+    case Form::kCall:
+    case Form::kCallIndirect: add(stack_access(i, symbols, kRsp, -size, word, true)); break;
+    case Form::kPop:
+    case Form::kReturn: add(stack_access(i, symbols, kRsp, 0, word, false)); break;
+    case Form::kLeave: add(stack_access(i, symbols, kRbp, 0, word, false)); break;
+    default: break;
+  }
+}
+
+/// Forms groups: the most used bases first, in stretches of the block that no other group has yet (the one register
+/// for it belongs to one group at a time).
+class Grouper {
+ public:
+  Grouper(BlockPlan& plan, const std::vector<Symbols>& symbols) : plan_(plan), symbols_(symbols) {}
+  void run();
+
+ private:
+  struct Candidate {
+    u16 base;
+    unsigned uses;
+  };
+  [[nodiscard]] bool free(unsigned first, unsigned last) const;
+  void form(u16 base);
+  void try_from(std::span<Access*> members);
+  void add_group(std::span<Access*> members);
+  [[nodiscard]] unsigned check_place(unsigned first, u16 base, u8& reg) const;
+
+  BlockPlan& plan_;
+  const std::vector<Symbols>& symbols_;
+};
+
+bool Grouper::free(unsigned first, unsigned last) const {
+  return std::ranges::none_of(plan_.groups,
+                              [&](const Group& group) { return first <= group.last && group.check <= last; });
+}
+
+void Grouper::run() {
+  std::vector<Candidate> candidates;
+  for (unsigned i = 0; i < plan_.count; ++i) {
+    for (unsigned k = 0; k < plan_.access_count[i]; ++k) {
+      const Access& access = plan_.accesses[i][k];
+      if (access.base == 0) continue;
+      const auto found = std::ranges::find(candidates, access.base, &Candidate::base);
+      if (found == candidates.end())
+        candidates.push_back({access.base, 1});
+      else
+        ++found->uses;
+    }
+  }
+  std::ranges::stable_sort(candidates, std::ranges::greater{}, &Candidate::uses);
+  for (const Candidate& candidate : candidates)
+    if (candidate.uses >= 2) form(candidate.base);
+}
+
+void Grouper::form(u16 base) {
+  std::vector<Access*> members;
+  for (unsigned i = 0; i < plan_.count; ++i)
+    for (unsigned k = 0; k < plan_.access_count[i]; ++k)
+      if (plan_.accesses[i][k].base == base) members.push_back(&plan_.accesses[i][k]);
+  // The longest runs that fit one check, from the front.
+  for (std::size_t first = 0; first < members.size();) {
+    i32 low = members[first]->offset;
+    i32 high = low + members[first]->size;
+    const bool writes_first = members[first]->write;
+    std::size_t end = first + 1;
+    bool branch_between = false;
+    for (; end < members.size(); ++end) {
+      const Access& access = *members[end];
+      for (unsigned i = members[end - 1]->insn; i < access.insn; ++i)
+        branch_between = branch_between || plan_.insn(i).form == Form::kBranch;
+      // A write that a branch may skip must not make reads before it need a writable page.
+      if (access.write && !writes_first && branch_between) break;
+      const i32 new_low = std::min(low, access.offset);
+      const i32 new_high = std::max(high, access.offset + access.size);
+      if (new_high - new_low > kMaxSpan) break;
+      if (!free(members[first]->insn, access.insn)) break;
+      low = new_low;
+      high = new_high;
+    }
+    if (end - first >= 2 && free(members[first]->insn, members[end - 1]->insn))
+      add_group(std::span(members).subspan(first, end - first));
+    first = end;
+  }
+}
+
+/// Where to check: as late as possible, at a place where no flag matters and a register still has the base.
+unsigned Grouper::check_place(unsigned first, u16 base, u8& reg) const {
+  const auto holder = [&](unsigned i) -> int {
+    if (symbols_[i][reg].base == base) return reg;
+    for (unsigned r = 0; r < kGprCount; ++r)
+      if (symbols_[i][r].base == base) return static_cast<int>(r);
+    return -1;
+  };
+  for (unsigned i = first;; --i) {
+    const int held = holder(i);
+    if (held < 0 || (i < first && !free(i, first))) break;
+    if (plan_.live_before[i] == 0) {
+      reg = static_cast<u8>(held);
+      return i;
+    }
+    if (i == 0) break;
+  }
+  return first;
+}
+
+void Grouper::add_group(std::span<Access*> members) {
+  Group group;
+  group.reg = members.front()->reg;
+  group.check = static_cast<u16>(check_place(members.front()->insn, members.front()->base, group.reg));
+  group.last = members.back()->insn;
+  group.reg_offset = symbols_[group.check][group.reg].offset;
+  i32 high = members.front()->offset;
+  group.low = high;
+  for (const Access* access : members) {
+    group.low = std::min(group.low, access->offset);
+    high = std::max(high, access->offset + access->size);
+    group.write = group.write || access->write;
+  }
+  group.span = static_cast<u32>(high - group.low);
+  for (Access* access : members) access->group = static_cast<i16>(plan_.groups.size());
+  plan_.groups.push_back(group);
+}
+
+void place_checks(BlockPlan& plan) {
+  plan.fpu = 0;
+  plan.attention_check = -1;
+  unsigned first_fpu = 0;
+  for (unsigned i = plan.count; i-- > 0;) {
+    plan.fpu |= plan.insn(i).fpu;
+    if (plan.insn(i).fpu != 0) first_fpu = i;
+  }
+  plan.fpu_check = plan.quiet_before(first_fpu);
+  const GuestInsn& last = plan.insn(plan.count - 1);
+  const bool loops = backward(last) || last.form == Form::kJumpIndirect || last.form == Form::kCallIndirect;
+  if (loops) plan.attention_check = static_cast<int>(plan.quiet_before(plan.count - 1));
+}
+
+}  // namespace
+
+unsigned BlockPlan::quiet_before(unsigned limit, unsigned first) const {
+  for (unsigned i = limit + 1; i-- > first;)
+    if (live_before[i] == 0) return i;
+  return limit;
+}
+
+void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan) {
+  plan.count = 0;
+  plan.groups.clear();
+  decode_run(bytes, rip, mode, model, plan);
+  if (plan.insn(0).insn.length == 0) return;
+  find_live_flags(plan);
+  const unsigned word = mode.code32 ? 4 : 8;
+  Tracker tracker(word);
+  std::vector<Symbols> symbols;
+  symbols.reserve(plan.count);
+  for (unsigned i = 0; i < plan.count; ++i) {
+    symbols.push_back(tracker.symbols());
+    add_accesses(i, tracker.symbols(), word, plan);
+    tracker.step(plan.insn(i));
+  }
+  if (!mode.unshared) Grouper(plan, symbols).run();
+  place_checks(plan);
+}
+
+}  // namespace vert::bt

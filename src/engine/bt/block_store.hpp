@@ -1,0 +1,91 @@
+// Which code has been translated: pages of guest code, their blocks, and the ways out of these.
+//
+// One for each translator, on its thread. Everything goes at once when the code cache is full; a page goes when it was
+// written.
+#pragma once
+
+#include <unordered_map>
+#include <vector>
+
+#include "engine/bt/emitter.hpp"
+#include "memory/guest_memory.hpp"
+
+namespace vert::bt {
+
+/// A page of guest code as one address space sees it.
+struct CodePage {
+  u64 linear = 0;
+  const u8* host = nullptr;
+  memory::Frame frame = 0;
+  bool user = false;
+  u32 token = 0;
+  std::vector<u64> blocks;  // keys in BlockStore
+};
+
+struct Block {
+  u64 rip = 0;
+  u32 page = 0;
+  u32 token = 0;  // of its page
+  Mode mode;
+  u32 checked_entry = 0;
+  u32 inner_entry = 0;
+  u16 insn_count = 0;
+  bool dead = false;     // its page was written
+};
+
+class BlockStore {
+ public:
+  BlockStore() { clear(); }
+  void clear();
+
+  /// The page at `linear` that lies at `host`; made if it is new.
+  [[nodiscard]] u32 page(u64 linear, const u8* host, memory::Frame frame, bool user);
+  [[nodiscard]] const CodePage& page(u32 index) const { return pages_[index]; }
+
+  [[nodiscard]] Block* find(u32 page, u64 rip, const Mode& mode);
+  /// The index that the next added block will have.
+  [[nodiscard]] u32 next_block() const { return static_cast<u32>(blocks_.size()); }
+  Block& add(const Block& block);
+  [[nodiscard]] Block& block(u32 index) { return blocks_[index]; }
+
+  /// The frame was written: forgets its pages; `forgotten` is called with each.
+  template <typename Function>
+  void forget(memory::Frame frame, Function&& forgotten) {
+    const auto found = frames_.find(frame);
+    if (found == frames_.end()) return;
+    for (const u32 index : found->second) {
+      forgotten(pages_[index]);
+      forget_page(index);
+    }
+    frames_.erase(found);
+  }
+
+  std::vector<CodeExit> exits;
+  std::vector<Mark> marks;  // ascending
+
+ private:
+  [[nodiscard]] static u64 block_key(u32 token, u64 rip, const Mode& mode) {
+    return u64{token} << 28 | (rip & kPageOffsetMask) << 16 | mode.key();
+  }
+  struct PageKey {
+    u64 linear;
+    const u8* host;
+    bool user;
+    bool operator==(const PageKey&) const = default;
+  };
+  struct PageHash {
+    std::size_t operator()(const PageKey& key) const {
+      return std::hash<u64>()(key.linear * 0x9E3779B97F4A7C15 ^ reinterpret_cast<u64>(key.host) ^ (key.user ? 1 : 0));
+    }
+  };
+  void forget_page(u32 index);
+
+  std::vector<CodePage> pages_;
+  std::unordered_map<PageKey, u32, PageHash> page_index_;
+  std::unordered_map<memory::Frame, std::vector<u32>> frames_;
+  std::unordered_map<u64, u32> block_index_;
+  std::vector<Block> blocks_;
+  u32 next_token_ = 1;
+};
+
+}  // namespace vert::bt

@@ -1,0 +1,209 @@
+#include "engine/bt/emitter.hpp"
+
+#include <algorithm>
+
+#include "engine/bt/host_registers.hpp"
+
+namespace vert::bt {
+
+using namespace x86;
+
+#define VERT_FIELD(name) field(offsetof(Context, name))
+
+void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
+  request_ = &request;
+  exits_ = &exits;
+  assembler_.reset();
+  sites_.clear();
+  marks_.clear();
+  interpret_.assign(request.plan.count, {});
+  flags_ = Flags::kHost;
+  group_ = -1;
+  entry();
+  for (unsigned i = 0; i < request.plan.count; ++i) {
+    checks_before(i);
+    instruction(i);
+  }
+  const GuestInsn& last = insn(request.plan.count - 1);
+  if (!last.ends_block()) end(last.next_rip());
+}
+
+Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks) {
+  assembler_.place(base, to);
+  for (const Pending& pending : sites_) exits[pending.exit].site = assembler_.placed(base, pending.site);
+  for (const PendingMark& mark : marks_) {
+    const auto rip_offset = static_cast<u16>(insn(mark.insn).rip - request_->rip);
+    marks.push_back({base + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved});
+  }
+  return {base, assembler_.placed(base, inner_)};
+}
+
+/// Compares the page's token, and in counted mode the budget; both leave all state as it is.
+void Emitter::entry() {
+  const auto slot_offset = offsetof(Context, code_tokens) +
+                           (request_->mode.user() ? sizeof(Context::code_tokens[0]) : 0) +
+                           token_slot(request_->rip) * sizeof(u32);
+  const HostMem token = field(slot_offset);
+  const auto wanted = static_cast<i32>(request_->token);
+  const Label stale = assembler_.make_label();
+  if (request_->plan.live_before[0] == 0) {
+    assembler_.cmp_imm32(token, wanted);
+    assembler_.jcc(Cond::kNe, stale);
+  } else {
+    const Label current = assembler_.make_label();
+    assembler_.mov(kScratch, kRcx);
+    assembler_.load(kRcx, token, 4);
+    assembler_.lea(kRcx, {.base = kRcx, .displacement = -wanted});
+    assembler_.jrcxz(current);
+    assembler_.mov(kRcx, kScratch);
+    assembler_.jmp(stale);
+    assembler_.bind(current);
+    assembler_.mov(kRcx, kScratch);
+  }
+  inner_ = assembler_.here();
+  assembler_.use_cold();
+  assembler_.bind(stale);
+  leave(add_exit({.kind = ExitKind::kLookup, .rip = request_->rip}));
+  assembler_.use_hot();
+  if (!request_->mode.counted) return;
+  const Label short_of = assembler_.make_label();
+  const auto count = static_cast<i32>(request_->plan.count);
+  assembler_.pushfq();
+  assembler_.cmp_mem_imm(VERT_FIELD(budget), count);
+  assembler_.jcc(Cond::kB, short_of);
+  assembler_.sub_imm(VERT_FIELD(budget), count);
+  assembler_.popfq();
+  assembler_.use_cold();
+  assembler_.bind(short_of);
+  assembler_.popfq();
+  leave(add_exit({.kind = ExitKind::kBudget, .rip = request_->rip}));
+  assembler_.use_hot();
+}
+
+void Emitter::checks_before(unsigned i) {
+  const BlockPlan& plan = request_->plan;
+  if (plan.attention_check == static_cast<int>(i)) {
+    const Label wanted = assembler_.make_label();
+    free_flags(i);
+    assembler_.cmp_imm8(VERT_FIELD(attention), 0);
+    assembler_.jcc(Cond::kNe, wanted);
+    assembler_.use_cold();
+    assembler_.bind(wanted);
+    if (flags_ == Flags::kSaved) {
+      restore_flags();
+      flags_ = Flags::kSaved;
+    }
+    leave(add_exit({.kind = ExitKind::kAttention, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+    assembler_.use_hot();
+  }
+  if (plan.fpu != 0 && plan.fpu_check == i) {
+    free_flags(i);
+    load_fpu();
+  }
+  for (std::size_t g = 0; g < plan.groups.size(); ++g) {
+    if (plan.groups[g].check != i) continue;
+    group_check(plan.groups[g], i);
+    group_ = static_cast<int>(g);
+  }
+}
+
+void Emitter::load_fpu() {
+  const Label load = assembler_.make_label();
+  assembler_.cmp_imm8(VERT_FIELD(fpu_loaded), 0);
+  assembler_.jcc(Cond::kE, load);
+  const Label loaded = assembler_.here();
+  assembler_.use_cold();
+  assembler_.bind(load);
+  assembler_.call_out(thunks_.load_fpu);
+  assembler_.jmp(loaded);
+  assembler_.use_hot();
+}
+
+void Emitter::save_flags() {
+  constexpr std::array<u8, 4> kLahfSetoAl = {0x9F, 0x0F, 0x90, 0xC0};
+  assembler_.mov(kScratch, kRax);
+  assembler_.raw(kLahfSetoAl);
+  assembler_.store(VERT_FIELD(save_flags), kRax);
+  assembler_.mov(kRax, kScratch);
+  flags_ = Flags::kSaved;
+}
+
+/// Keeps all registers, kAddress and kScratch too.
+void Emitter::restore_flags() {
+  constexpr std::array<u8, 3> kAddAl7FSahf = {0x04, 0x7F, 0x9E};
+  assembler_.store(VERT_FIELD(save_rax), kRax);
+  assembler_.load(kRax, VERT_FIELD(save_flags));
+  assembler_.raw(kAddAl7FSahf);
+  assembler_.load(kRax, VERT_FIELD(save_rax));
+  flags_ = Flags::kHost;
+}
+
+void Emitter::free_flags(unsigned i) {
+  if (flags_ == Flags::kHost && request_->plan.live_before[i] != 0) save_flags();
+}
+
+void Emitter::flags_for(unsigned i) {
+  if (flags_ != Flags::kSaved) return;
+  const GuestInsn& guest = insn(i);
+  if (guest.flags_read == 0 && guest.flags_killed == 0) return;
+  if (guest.flags_read == 0 && guest.flags_killed == kArithmeticFlags)
+    flags_ = Flags::kHost;
+  else
+    restore_flags();
+}
+
+u32 Emitter::add_exit(CodeExit exit) {
+  exit.block = request_->block;
+  exits_->push_back(exit);
+  return static_cast<u32>(exits_->size() - 1);
+}
+
+void Emitter::leave(u32 exit) {
+  assembler_.store_imm(VERT_FIELD(exit), static_cast<i32>(exit));
+  assembler_.jmp_out(thunks_.exit);
+}
+
+/// Cold code that leaves before instruction i, for misses that must go there.
+Label Emitter::interpret_label(unsigned i) {
+  const bool saved = flags_ == Flags::kSaved;
+  Out& out = interpret_[i];
+  if (out.label.valid() && out.flags_saved == saved) return out.label;
+  const bool was_cold = assembler_.in_cold();
+  assembler_.use_cold();
+  // Callers come here by jumps; whatever stands before must not fall in.
+  out = {assembler_.here(), saved};
+  if (saved) {
+    restore_flags();
+    flags_ = Flags::kSaved;
+  }
+  leave(add_exit({.kind = ExitKind::kInterpret, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+  if (!was_cold) assembler_.use_hot();
+  return out.label;
+}
+
+void Emitter::leave_to_interpreter(unsigned i) {
+  if (flags_ == Flags::kSaved) restore_flags();
+  leave(add_exit({.kind = ExitKind::kInterpret, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+}
+
+/// `stub` is where the jump that was just written goes until it is patched.
+void Emitter::link(CodeExit exit, Label stub) {
+  const Assembler::Site site = assembler_.last_displacement();
+  const u32 index = add_exit(exit);
+  sites_.push_back({index, site});
+  const bool was_cold = assembler_.in_cold();
+  if (!was_cold) assembler_.use_cold();
+  assembler_.bind(stub);
+  leave(index);
+  if (!was_cold) assembler_.use_hot();
+}
+
+/// Goes on at `next_rip`, which follows the block's last instruction.
+void Emitter::end(u64 next_rip) {
+  if (flags_ == Flags::kSaved) restore_flags();
+  const Label stub = assembler_.make_label();
+  assembler_.jmp(stub);
+  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(request_->plan.count), .rip = next_rip}, stub);
+}
+
+}  // namespace vert::bt

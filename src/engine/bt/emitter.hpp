@@ -1,0 +1,179 @@
+// Makes a block's host code from its plan. On the vCPU's thread, reused for each block.
+//
+// Layout: a checked entry, which compares the page's token; the inner entry, for jumps from the same page; the
+// instructions; and, cold, what happens on misses and the ways out. ARCHITECTURE.md tells the conventions.
+#pragma once
+
+#include <array>
+#include <vector>
+
+#include "engine/bt/assembler.hpp"
+#include "engine/bt/block_plan.hpp"
+#include "engine/bt/context.hpp"
+#include "engine/bt/emitter_requests.hpp"
+
+namespace vert::bt {
+
+/// Why generated code is left: Context::exit is the index of a CodeExit.
+enum class ExitKind : u8 {
+  kLink,       // to `rip`, by a jump that can be patched once the target is translated
+  kInterpret,  // the fallback engine executes the instruction at `rip`
+  kAttention,  // another thread wants something; at `rip`
+  kLookup,     // the token was not current; at `rip`, the block's start
+  kIndirect,   // to Context::rip; the branch itself is at `rip`
+  kBudget,     // fewer instructions are left than the block has; at `rip`
+};
+
+/// What executing an instruction does to translations of addresses (kInterpret).
+enum class Effect : u8 {
+  kOther,         // nothing that is known here
+  kAddressSpace,  // MOV to CR3
+  kPage,          // INVLPG of Context::call_target
+};
+
+struct CodeExit {
+  ExitKind kind = ExitKind::kInterpret;
+  Effect effect = Effect::kOther;
+  bool unshared = false;  // kLink: to code that shares no checks
+  bool checked = false;   // kLink: only to a checked entry
+  i32 popped = 0;         // kIndirect: bytes that the branch has taken off the stack; a call: negative
+  u16 insn = 0;           // in its block
+  u32 block = 0;
+  u32 site = 0;           // kLink: the displacement to patch, in the code cache
+  u64 rip = 0;
+};
+
+/// A host instruction that may fault, and the guest's that it stands for.
+struct Mark {
+  u32 offset = 0;  // in the code cache
+  u32 block = 0;
+  u16 insn = 0;
+  u16 rip_offset = 0;        // from the block's start
+  bool flags_saved = false;  // in Context::save_flags, not in the host's
+};
+
+/// Fixed code at the start of the code cache (thunks.hpp), by offset.
+struct Thunks {
+  u32 enter = 0;
+  u32 exit = 0;
+  u32 exit_saved = 0;    // as exit, when the guest's registers are in the Context already
+  u32 fill = 0;
+  u32 load_fpu = 0;
+  u32 return_miss = 0;   // with the guest's return address in kAddress
+  u32 return_empty = 0;  // as return_miss, when the return stack has run empty
+  u32 string = 0;
+};
+
+class Emitter {
+ public:
+  explicit Emitter(const Thunks& thunks) : thunks_(thunks) {}
+
+  struct Request {
+    const BlockPlan& plan;
+    Mode mode;
+    u64 rip = 0;
+    u32 token = 0;
+    u32 block = 0;
+  };
+  /// Makes the code. Exits are appended to `exits`, with their sites still to come.
+  void emit(const Request& request, std::vector<CodeExit>& exits);
+
+  [[nodiscard]] std::size_t size() const { return assembler_.size(); }
+  /// Where things are, once placed at `base` of the code cache.
+  struct Placed {
+    u32 checked_entry = 0;
+    u32 inner_entry = 0;
+  };
+  Placed place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks);
+
+ private:
+  enum class Flags : u8 { kHost, kSaved };
+  struct Out {
+    Label label;
+    bool flags_saved = false;
+  };
+
+  // One file each: emitter.cpp (frame, exits, flags), emitter_memory.cpp, emitter_insn.cpp, emitter_control.cpp.
+  void entry();
+  void checks_before(unsigned i);
+  void load_fpu();
+  void group_check(const Group& group, unsigned i);
+  void instruction(unsigned i);
+
+  void save_flags();
+  void restore_flags();
+  /// Makes the host's flags free to be changed before instruction i.
+  void free_flags(unsigned i);
+  /// Makes the host's flags the guest's, if instruction i cares.
+  void flags_for(unsigned i);
+
+  u32 add_exit(CodeExit exit);
+  void leave(u32 exit);
+  void leave_to_interpreter(unsigned i);
+  void interpret(unsigned i);
+  Label interpret_label(unsigned i);
+  void link(CodeExit exit, Label stub);
+
+  [[nodiscard]] const GuestInsn& insn(unsigned i) const { return request_->plan.insn(i); }
+  [[nodiscard]] unsigned word() const { return request_->mode.code32 ? 4 : 8; }
+  [[nodiscard]] bool wide() const { return !request_->mode.code32; }
+
+  /// The register that holds a guest register for reading: its own, or `scratch`, loaded.
+  u8 value_of(u8 guest, u8 scratch);
+  static HostMem slot(u8 guest);
+  void linear_address(unsigned i, u8 to, bool segment);
+  void probe(u32 size, bool write, Label miss);
+  HostMem reach(unsigned i, unsigned k);
+  HostMem reach_alone(unsigned i, const Access& access);
+  void access_address(unsigned i, const Access& access, u8 to);
+  [[nodiscard]] std::optional<HostMem> direct(unsigned i, const Access& access, u8 index);
+  [[nodiscard]] bool is_operand(unsigned i, const Access& access) const;
+
+  void copy(unsigned i);
+  void write_copy(unsigned i, HostOperands host);
+  void lea(unsigned i);
+  void push(unsigned i);
+  void pop(unsigned i);
+  void leave_frame(unsigned i);
+  void push_flags(unsigned i);
+  void string(unsigned i);
+  void time_stamp(unsigned i);
+  void segment_base(unsigned i);
+  void swap_gs();
+  void set_interrupt(unsigned i);
+
+  void jump(unsigned i);
+  void branch(unsigned i);
+  void call(unsigned i);
+  void call_indirect(unsigned i);
+  void jump_indirect(unsigned i);
+  void return_near(unsigned i);
+  void landing(unsigned i);
+  void load_target(unsigned i);
+  void push_return_address(unsigned i);
+  void lookup(unsigned i, i32 popped);
+  void end(u64 next_rip);
+  void adjust_stack(i32 by);
+
+  const Thunks thunks_;
+  Assembler assembler_;
+  const Request* request_ = nullptr;
+  std::vector<CodeExit>* exits_ = nullptr;
+  Label inner_;
+  Flags flags_ = Flags::kHost;
+  int group_ = -1;  // the one whose difference is in kDelta
+  std::vector<Out> interpret_;
+  struct Pending {
+    u32 exit;
+    Assembler::Site site;
+  };
+  std::vector<Pending> sites_;
+  struct PendingMark {
+    u32 hot_offset;
+    u16 insn;
+    bool flags_saved;
+  };
+  std::vector<PendingMark> marks_;
+};
+
+}  // namespace vert::bt

@@ -1,0 +1,149 @@
+// Branches, calls and returns.
+//
+// A guest's CALL is a host's CALL too, on the return stack, so that the processor predicts the guest's returns. A
+// return passes the guest's return address in kAddress; where it lands, that is compared with the address that the call
+// pushed. All of it leaves the flags alone, since no flag is dead across a branch whose target is not known.
+#include "engine/bt/emitter.hpp"
+#include "engine/bt/host_registers.hpp"
+
+namespace vert::bt {
+
+using namespace x86;
+
+#define VERT_FIELD(name) field(offsetof(Context, name))
+
+namespace {
+
+/// Where a direct branch goes. Without an operand-size prefix, EIP has 32 bits outside 64-bit mode.
+u64 target_of(const GuestInsn& guest, bool code32) {
+  const u64 target = guest.next_rip() + static_cast<u64>(guest.insn.imm);
+  return code32 ? target & 0xFFFFFFFF : target;
+}
+
+bool fits32(u64 value) { return value == static_cast<u64>(static_cast<i64>(static_cast<i32>(value))); }
+
+}  // namespace
+
+void Emitter::jump(unsigned i) { end(target_of(insn(i), request_->mode.code32)); }
+
+void Emitter::branch(unsigned i) {
+  constexpr u8 kConditionBits = 0x0F;
+  if (flags_ == Flags::kSaved) restore_flags();
+  const Label stub = assembler_.make_label();
+  assembler_.jcc(static_cast<Cond>(insn(i).insn.opcode & kConditionBits), stub);
+  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = target_of(insn(i), request_->mode.code32)}, stub);
+}
+
+void Emitter::push_return_address(unsigned i) {
+  const u64 address = insn(i).next_rip();
+  const unsigned k = request_->plan.access_count[i] - 1U;
+  const HostMem to = reach(i, k);
+  if (request_->mode.code32 || fits32(address)) {
+    assembler_.store_imm(to, static_cast<i32>(address), word());
+  } else if (to.base != kAddress) {
+    assembler_.mov_imm(kAddress, address);
+    assembler_.store(to, kAddress);
+  } else {
+    assembler_.lea(kAddress, {.base = to.base, .index = to.index, .displacement = to.displacement});
+    assembler_.mov_imm(kScratch, address);
+    assembler_.store({.base = kAddress}, kScratch);
+  }
+  adjust_stack(-static_cast<i32>(word()));
+}
+
+void Emitter::call(unsigned i) {
+  push_return_address(i);
+  if (flags_ == Flags::kSaved) restore_flags();
+  const Label stub = assembler_.make_label();
+  assembler_.call(stub);
+  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = target_of(insn(i), request_->mode.code32)}, stub);
+  landing(i);
+}
+
+/// Where the return to the call at i arrives, with the address that it returns to in kAddress.
+void Emitter::landing(unsigned i) {
+  const u64 address = request_->mode.code32 ? insn(i).next_rip() & 0xFFFFFFFF : insn(i).next_rip();
+  const Label expected = assembler_.make_label();
+  assembler_.mov(kScratch, kRcx);
+  if (fits32(0 - address)) {
+    assembler_.lea(kRcx, {.base = kAddress, .displacement = static_cast<i32>(0 - address)});
+  } else {
+    assembler_.mov_imm(kRcx, 0 - address);
+    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
+  }
+  assembler_.jrcxz(expected);
+  assembler_.mov(kRcx, kScratch);
+  assembler_.jmp_out(thunks_.return_miss);
+  assembler_.bind(expected);
+  assembler_.mov(kRcx, kScratch);
+  const Label stub = assembler_.make_label();
+  assembler_.jmp(stub);
+  link({.kind = ExitKind::kLink, .checked = true, .insn = static_cast<u16>(i + 1), .rip = address}, stub);
+}
+
+/// The target of an indirect branch, into kAddress.
+void Emitter::load_target(unsigned i) {
+  const Operand& operand = insn(i).insn.operands[0];
+  if (operand.kind == OperandKind::kGpr) {
+    const u8 from = value_of(operand.reg, kAddress);
+    if (wide())
+      assembler_.mov(kAddress, from);
+    else
+      assembler_.mov32(kAddress, from);
+  } else {
+    assembler_.load(kAddress, reach(i, 0), word());
+  }
+}
+
+void Emitter::jump_indirect(unsigned i) {
+  load_target(i);
+  if (flags_ == Flags::kSaved) restore_flags();
+  lookup(i, 0);
+}
+
+void Emitter::call_indirect(unsigned i) {
+  load_target(i);
+  assembler_.store(VERT_FIELD(call_target), kAddress);
+  push_return_address(i);
+  assembler_.load(kAddress, VERT_FIELD(call_target));
+  if (flags_ == Flags::kSaved) restore_flags();
+  const Label find = assembler_.make_label();
+  assembler_.call(find);
+  landing(i);
+  assembler_.use_cold();
+  assembler_.bind(find);
+  lookup(i, -static_cast<i32>(word()));
+  assembler_.use_hot();
+}
+
+void Emitter::return_near(unsigned i) {
+  const HostMem from = reach(i, 0);
+  assembler_.load(kAddress, from, word());
+  const auto popped = static_cast<i32>(word() + static_cast<u16>(insn(i).insn.imm));
+  adjust_stack(popped);
+  if (flags_ == Flags::kSaved) restore_flags();
+  const u32 exit = add_exit({.kind = ExitKind::kIndirect,
+                             .popped = popped,
+                             .insn = static_cast<u16>(i + 1),
+                             .rip = insn(i).rip});
+  assembler_.store_imm(VERT_FIELD(last_return), static_cast<i32>(exit));
+  assembler_.ret();
+}
+
+/// Goes where kAddress says, by the table of indirect branches.
+void Emitter::lookup(unsigned i, i32 popped) {
+  const Label hit = assembler_.make_label();
+  assembler_.pext(kScratch, kAddress, VERT_FIELD(jump_mask));
+  assembler_.mov(kDelta, kRcx);
+  assembler_.load(kRcx, indexed_field(offsetof(Context, jump_keys), kScratch, 8));
+  assembler_.lea(kRcx, {.base = kRcx, .index = kAddress, .displacement = request_->mode.salt()});
+  assembler_.jrcxz(hit);
+  assembler_.mov(kRcx, kDelta);
+  assembler_.store(VERT_FIELD(rip), kAddress);
+  leave(add_exit({.kind = ExitKind::kIndirect, .popped = popped, .insn = static_cast<u16>(i + 1), .rip = insn(i).rip}));
+  assembler_.bind(hit);
+  assembler_.mov(kRcx, kDelta);
+  assembler_.jmp_mem(indexed_field(offsetof(Context, jump_code), kScratch, 8));
+}
+
+}  // namespace vert::bt

@@ -1,0 +1,270 @@
+// Instructions that go on with the next: copies, and those that use the stack or state that the Context has.
+#include <bit>
+
+#include "engine/bt/emitter.hpp"
+#include "engine/bt/host_registers.hpp"
+
+namespace vert::bt {
+
+using namespace x86;
+
+#define VERT_FIELD(name) field(offsetof(Context, name))
+
+namespace {
+
+/// Whether the host's processor may fault on the copy: RAM is always there, but divisions overflow, vector operands may
+/// have to be aligned, and floating-point exceptions may be unmasked.
+bool may_fault(const GuestInsn& guest) {
+  switch (guest.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_DIV:
+    case ZYDIS_MNEMONIC_IDIV:
+    case ZYDIS_MNEMONIC_CMPXCHG16B: return true;
+    default: return guest.fpu != 0;
+  }
+}
+
+}  // namespace
+
+void Emitter::instruction(unsigned i) {
+  switch (insn(i).form) {
+    case Form::kCopy: return copy(i);
+    case Form::kLea: return lea(i);
+    case Form::kNothing: return;
+    case Form::kPush: return push(i);
+    case Form::kPop: return pop(i);
+    case Form::kLeave: return leave_frame(i);
+    case Form::kPushFlags: return push_flags(i);
+    case Form::kCall: return call(i);
+    case Form::kCallIndirect: return call_indirect(i);
+    case Form::kReturn: return return_near(i);
+    case Form::kJump: return jump(i);
+    case Form::kJumpIndirect: return jump_indirect(i);
+    case Form::kBranch: return branch(i);
+    case Form::kString: return string(i);
+    case Form::kTimeStamp: return time_stamp(i);
+    case Form::kSegmentBase: return segment_base(i);
+    case Form::kSwapGs: return swap_gs();
+    case Form::kClearInterrupt: return assembler_.store_imm(VERT_FIELD(interrupt_flag), 0, 1);
+    case Form::kSetInterrupt: return set_interrupt(i);
+    case Form::kSystemCall:
+    case Form::kSystemReturn:
+    case Form::kInterruptReturn:
+    case Form::kInterpret: return interpret(i);
+  }
+}
+
+/// Leaves for the interpreter, and tells what must be forgotten afterwards.
+void Emitter::interpret(unsigned i) {
+  const Insn& decoded = insn(i).insn;
+  Effect effect = Effect::kOther;
+  if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_MOV &&
+      decoded.operands[0].kind == OperandKind::kControl && decoded.operands[0].reg == 3) {
+    effect = Effect::kAddressSpace;
+  } else if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_INVLPG && decoded.address_size != 2) {
+    effect = Effect::kPage;
+    linear_address(i, kAddress, true);
+    assembler_.store(VERT_FIELD(call_target), kAddress);
+  }
+  if (flags_ == Flags::kSaved) restore_flags();
+  leave(add_exit({.kind = ExitKind::kInterpret, .effect = effect, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+}
+
+void Emitter::copy(unsigned i) {
+  HostOperands host;
+  host.gpr = kHostRegister;
+  const GuestInsn& guest = insn(i);
+  if (guest.has_memory()) {
+    const HostMem mem = reach(i, 0);
+    host.memory = HostOperands::Memory::kHost;
+    host.base = mem.base;
+    host.index = mem.index;
+    host.displacement = mem.displacement;
+  }
+  write_copy(i, host);
+}
+
+/// Writes the copy with its operand at `host`, moving registers that live in the Context through the scratch
+/// registers.
+void Emitter::write_copy(unsigned i, HostOperands host) {
+  const GuestInsn& guest = insn(i);
+  constexpr u16 kHomeless = 1U << kR10 | 1U << kR11 | 1U << kR14 | 1U << kR15;
+  u16 named = 0;
+  for (const ZydisDecodedOperand& operand : guest.details.operands()) {
+    if (operand.type != ZYDIS_OPERAND_TYPE_REGISTER) continue;
+    const auto kind = ZydisRegisterGetClass(operand.reg.value);
+    if (kind != ZYDIS_REGCLASS_GPR64 && kind != ZYDIS_REGCLASS_GPR32 && kind != ZYDIS_REGCLASS_GPR16 &&
+        kind != ZYDIS_REGCLASS_GPR8)
+      continue;
+    const ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, operand.reg.value);
+    named |= static_cast<u16>(1U << ZydisRegisterGetId(whole));
+  }
+  const u16 homeless = named & kHomeless;
+  const bool both_taken = host.base == kAddress && host.index == kScratch;
+  if (std::popcount(homeless) > (host.base == kAddress || host.index == kScratch ? 1 : 2))
+    return leave_to_interpreter(i);
+  if (homeless != 0 && both_taken) {
+    assembler_.lea(kAddress, {.base = kAddress, .index = kScratch});
+    host.index = kNone;
+  }
+  std::array<u8, 2> free_registers{};
+  unsigned free_count = 0;
+  for (const u8 reg : {kScratch, kAddress})
+    if (host.base != reg && host.index != reg) free_registers[free_count++] = reg;
+  unsigned used = 0;
+  u16 stores = 0;
+  for (u8 reg = 0; reg < kGprCount; ++reg) {
+    if ((homeless >> reg & 1) == 0) continue;
+    host.gpr[reg] = free_registers[used++];
+    if ((guest.gprs_read >> reg & 1) != 0) assembler_.load(host.gpr[reg], slot(reg));
+    if ((guest.gprs_written >> reg & 1) != 0) stores |= static_cast<u16>(1U << reg);
+  }
+  flags_for(i);
+  std::array<u8, 16> bytes{};
+  const unsigned length =
+      rewrite(guest.details.instruction, guest.details.operands(), guest.insn.encoding(), host, bytes);
+  if (length == 0) return leave_to_interpreter(i);
+  if (may_fault(guest)) marks_.push_back({assembler_.position(), static_cast<u16>(i), flags_ == Flags::kSaved});
+  assembler_.raw(std::span(bytes).first(length));
+  for (u8 reg = 0; reg < kGprCount; ++reg)
+    if ((stores >> reg & 1) != 0) assembler_.store(slot(reg), host.gpr[reg]);
+}
+
+void Emitter::lea(unsigned i) {
+  const Operand& to = insn(i).insn.operands[0];
+  if (to.size == 2 || insn(i).insn.address_size == 2) return leave_to_interpreter(i);
+  const bool home = !in_memory(to.reg);
+  const u8 target = home ? kHostRegister[to.reg] : kAddress;
+  linear_address(i, target, false);
+  if (to.size == 4 && insn(i).insn.address_size == 8) assembler_.mov32(target, target);
+  if (!home) assembler_.store(slot(to.reg), target);
+}
+
+void Emitter::adjust_stack(i32 by) {
+  assembler_.lea(kHostRsp, {.base = kHostRsp, .displacement = by}, wide());
+}
+
+void Emitter::push(unsigned i) {
+  const Operand& operand = insn(i).insn.operands[0];
+  const unsigned stack = operand.kind == OperandKind::kMemory ? 1 : 0;
+  if (stack == 1) {
+    const HostMem from = reach(i, 0);
+    assembler_.load(kAddress, from, word());
+    assembler_.store(VERT_FIELD(call_target), kAddress);
+  }
+  const HostMem to = reach(i, stack);
+  if (operand.kind == OperandKind::kImmediate) {
+    assembler_.store_imm(to, static_cast<i32>(insn(i).insn.imm), word());
+  } else if (stack == 1) {
+    assembler_.load(kAddress, VERT_FIELD(call_target));
+    assembler_.store(to, kAddress, word());
+  } else {
+    assembler_.store(to, value_of(operand.reg, kAddress), word());
+  }
+  adjust_stack(-static_cast<i32>(word()));
+}
+
+void Emitter::pop(unsigned i) {
+  const u8 reg = insn(i).insn.operands[0].reg;
+  const HostMem from = reach(i, 0);
+  const u8 to = in_memory(reg) ? kAddress : kHostRegister[reg];
+  assembler_.load(to, from, word());
+  if (in_memory(reg)) assembler_.store(slot(reg), to);
+  if (reg != kRsp) adjust_stack(static_cast<i32>(word()));
+}
+
+void Emitter::leave_frame(unsigned i) {
+  const HostMem from = reach(i, 0);
+  assembler_.load(kAddress, from, word());
+  assembler_.lea(kHostRsp, {.base = kRbp, .displacement = static_cast<i32>(word())}, wide());
+  assembler_.mov(kRbp, kAddress);
+}
+
+void Emitter::push_flags(unsigned i) {
+  constexpr std::array<u8, 2> kPopAddress = {0x41, 0x58 | (kAddress & 7)};
+  if (flags_ == Flags::kSaved) restore_flags();
+  assembler_.pushfq();
+  assembler_.raw(kPopAddress);
+  assembler_.store(VERT_FIELD(call_target), kAddress);
+  save_flags();
+  assembler_.load(kAddress, VERT_FIELD(call_target));
+  assembler_.and_imm32(kAddress, kArithmeticFlags);
+  assembler_.load(kScratch, VERT_FIELD(rflags_rest));
+  assembler_.lea(kAddress, {.base = kAddress, .index = kScratch});
+  const auto add_bit = [&](const HostMem& bit, unsigned position) {
+    assembler_.load(kScratch, bit, 1);
+    assembler_.rorx(kScratch, kScratch, static_cast<u8>(64 - position));
+    assembler_.lea(kAddress, {.base = kAddress, .index = kScratch});
+  };
+  add_bit(VERT_FIELD(interrupt_flag), 9);
+  add_bit(VERT_FIELD(direction_flag), 10);
+  assembler_.store(VERT_FIELD(call_target), kAddress);
+  const HostMem to = reach(i, 0);
+  assembler_.load(kAddress, VERT_FIELD(call_target));
+  assembler_.store(to, kAddress);
+  adjust_stack(-8);
+}
+
+void Emitter::string(unsigned i) {
+  const GuestInsn& guest = insn(i);
+  free_flags(i);
+  const Label interpret = interpret_label(i);
+  assembler_.cmp_imm8(VERT_FIELD(direction_flag), 0);
+  assembler_.jcc(Cond::kNe, interpret);
+  bool moves = false;
+  switch (guest.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_MOVSQ: moves = true; break;
+    default: break;
+  }
+  assembler_.mov_imm(kScratch, string_request(guest.insn.operand_size, moves, request_->mode.privilege));
+  assembler_.call_out(thunks_.string);
+  assembler_.cmp_imm(kScratch, 0, true);
+  assembler_.jcc(Cond::kNe, interpret);
+}
+
+/// The guest's time-stamp counter is the host's plus an offset. No flags are touched.
+void Emitter::time_stamp(unsigned i) {
+  constexpr std::array<u8, 2> kRdtsc = {0x0F, 0x31};
+  constexpr std::array<u8, 3> kRdtscp = {0x0F, 0x01, 0xF9};
+  const bool with_aux = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_RDTSCP;
+  if (with_aux)
+    assembler_.raw(kRdtscp);
+  else
+    assembler_.raw(kRdtsc);
+  assembler_.rorx(kAddress, kRdx, 32);
+  assembler_.lea(kAddress, {.base = kAddress, .index = kRax});
+  assembler_.load(kScratch, VERT_FIELD(tsc_offset));
+  assembler_.lea(kAddress, {.base = kAddress, .index = kScratch});
+  assembler_.mov32(kRax, kAddress);
+  assembler_.rorx(kRdx, kAddress, 32);
+  assembler_.mov32(kRdx, kRdx);
+  if (with_aux) assembler_.load(kRcx, VERT_FIELD(tsc_aux), 4);
+}
+
+void Emitter::segment_base(unsigned i) {
+  const Operand& to = insn(i).insn.operands[0];
+  const bool fs = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_RDFSBASE;
+  const u8 target = in_memory(to.reg) ? kAddress : kHostRegister[to.reg];
+  assembler_.load(target, fs ? VERT_FIELD(fs_base) : VERT_FIELD(gs_base), to.size);
+  if (in_memory(to.reg)) assembler_.store(slot(to.reg), target);
+}
+
+void Emitter::swap_gs() {
+  assembler_.load(kAddress, VERT_FIELD(gs_base));
+  assembler_.load(kScratch, VERT_FIELD(kernel_gs_base));
+  assembler_.store(VERT_FIELD(gs_base), kScratch);
+  assembler_.store(VERT_FIELD(kernel_gs_base), kAddress);
+}
+
+/// If something waits for IF, the interpreter executes STI, with its shadow; else the next look will do.
+void Emitter::set_interrupt(unsigned i) {
+  free_flags(i);
+  const Label interpret = interpret_label(i);
+  assembler_.cmp_imm8(VERT_FIELD(held), 0);
+  assembler_.jcc(Cond::kNe, interpret);
+  assembler_.store_imm(VERT_FIELD(interrupt_flag), 1, 1);
+}
+
+}  // namespace vert::bt

@@ -1,0 +1,157 @@
+// How a guest's memory operand becomes a host's: checks against the soft TLB, alone or for a group.
+#include "engine/bt/emitter.hpp"
+#include "engine/bt/host_registers.hpp"
+
+namespace vert::bt {
+
+using namespace x86;
+
+#define VERT_FIELD(name) field(offsetof(Context, name))
+
+namespace {
+
+constexpr u8 kIndexRotation = kPageShift - 4;  // an entry has 16 bytes
+constexpr i32 kIndexMask = static_cast<i32>((kTlbSize - 1) * sizeof(TlbEntry));
+static_assert(sizeof(TlbEntry) == 16);
+
+std::size_t bank_offset(const Mode& mode, bool write) {
+  return offsetof(Context, tlb) + static_cast<std::size_t>(mode.privilege) * sizeof(TlbBank) +
+         (write ? offsetof(TlbBank, write) : offsetof(TlbBank, read));
+}
+
+}  // namespace
+
+HostMem Emitter::slot(u8 guest) { return field(offsetof(Context, gpr) + guest * sizeof(u64)); }
+
+u8 Emitter::value_of(u8 guest, u8 scratch) {
+  if (!in_memory(guest)) return kHostRegister[guest];
+  assembler_.load(scratch, slot(guest));
+  return scratch;
+}
+
+/// The address that instruction i's memory operand names, with or without its segment's base.
+void Emitter::linear_address(unsigned i, u8 to, bool segment) {
+  const GuestInsn& guest = insn(i);
+  const MemoryOperand& mem = guest.insn.mem;
+  const bool wide_address = guest.insn.address_size == 8;
+  if (mem.base == MemoryOperand::kRip || (mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister)) {
+    u64 address = mem.absolute64 ? static_cast<u64>(guest.insn.imm)
+                                 : static_cast<u64>(static_cast<i64>(mem.displacement));
+    if (mem.base == MemoryOperand::kRip) address += guest.next_rip();
+    if (!wide_address) address &= 0xFFFFFFFF;
+    assembler_.mov_imm(to, address);
+  } else {
+    HostMem host{.displacement = mem.displacement};
+    if (mem.base != MemoryOperand::kNoRegister) host.base = value_of(mem.base, kAddress);
+    if (mem.index != MemoryOperand::kNoRegister) {
+      host.index = value_of(mem.index, kScratch);
+      host.scale = mem.scale;
+    }
+    if (host.base != kNone && host.index == kNone && host.displacement == 0 && wide_address)
+      assembler_.mov(to, host.base);
+    else
+      assembler_.lea(to, host, wide_address);
+  }
+  if (!segment || (mem.segment != kFs && mem.segment != kGs)) return;
+  assembler_.load(kScratch, mem.segment == kFs ? VERT_FIELD(fs_base) : VERT_FIELD(gs_base));
+  assembler_.lea(to, {.base = to, .index = kScratch}, wide());
+}
+
+/// Looks kAddress up: afterwards kScratch is the entry's offset, and kAddress the offset in the page.
+void Emitter::probe(u32 size, bool write, Label miss) {
+  assembler_.rorx(kScratch, kAddress, kIndexRotation);
+  assembler_.and_imm32(kScratch, kIndexMask);
+  assembler_.xor_load(kAddress, indexed_field(bank_offset(request_->mode, write) + offsetof(TlbEntry, tag), kScratch));
+  assembler_.cmp_imm(kAddress, static_cast<i32>(kPageSize - size), true);
+  assembler_.jcc(Cond::kA, miss);
+}
+
+bool Emitter::is_operand(unsigned i, const Access& access) const {
+  return insn(i).has_memory() && &access == &request_->plan.accesses[i][0];
+}
+
+void Emitter::access_address(unsigned i, const Access& access, u8 to) {
+  if (is_operand(i, access)) return linear_address(i, to, true);
+  // The stack's top, or where it will be.
+  const i32 displacement = access.write ? -static_cast<i32>(word()) : 0;
+  assembler_.lea(to, {.base = kHostRegister[access.reg], .displacement = displacement}, wide());
+}
+
+/// The operand as [register + index + displacement] if its address is a register in the host's plus a constant.
+std::optional<HostMem> Emitter::direct(unsigned i, const Access& access, u8 index) {
+  if (access.base == 0) return std::nullopt;
+  const i32 displacement = is_operand(i, access) ? insn(i).insn.mem.displacement
+                           : access.write        ? -static_cast<i32>(word())
+                                                 : 0;
+  if (in_memory(access.reg) || !wide()) return std::nullopt;
+  return HostMem{.base = kHostRegister[access.reg], .index = index, .displacement = displacement};
+}
+
+HostMem Emitter::reach(unsigned i, unsigned k) {
+  const Access& access = request_->plan.accesses[i][k];
+  if (access.group < 0 || access.group != group_) return reach_alone(i, access);
+  if (const auto host = direct(i, access, kDelta)) return *host;
+  access_address(i, access, kAddress);
+  return {.base = kAddress, .index = kDelta};
+}
+
+HostMem Emitter::reach_alone(unsigned i, const Access& access) {
+  const std::size_t bank = bank_offset(request_->mode, access.write);
+  const Label miss = assembler_.make_label();
+  free_flags(i);
+  const Label retry = assembler_.here();
+  access_address(i, access, kAddress);
+  probe(access.size, access.write, miss);
+  const Label interpret = interpret_label(i);
+  assembler_.use_cold();
+  assembler_.bind(miss);
+  access_address(i, access, kAddress);
+  assembler_.mov_imm(kScratch, fill_request(access.size, access.write, request_->mode.privilege));
+  assembler_.call_out(thunks_.fill);
+  assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
+  assembler_.jcc(Cond::kE, retry);
+  assembler_.jmp(interpret);
+  assembler_.use_hot();
+  const HostMem addend = indexed_field(bank + offsetof(TlbEntry, addend), kScratch);
+  if (const auto host = direct(i, access, kScratch)) {
+    assembler_.load(kScratch, addend);
+    return *host;
+  }
+  assembler_.xor_load(kAddress, indexed_field(bank + offsetof(TlbEntry, tag), kScratch));
+  assembler_.load(kScratch, addend);
+  return {.base = kAddress, .index = kScratch};
+}
+
+/// One check for a group: leaves host minus guest address in kDelta. Where its stretch crosses a page's end, goes on in
+/// code that shares nothing.
+void Emitter::group_check(const Group& group, unsigned i) {
+  const std::size_t bank = bank_offset(request_->mode, group.write);
+  const Label miss = assembler_.make_label();
+  const auto address = [&] {
+    assembler_.lea(kAddress,
+                   {.base = value_of(group.reg, kAddress), .displacement = group.low - group.reg_offset}, wide());
+  };
+  free_flags(i);
+  const Label retry = assembler_.here();
+  address();
+  probe(group.span, group.write, miss);
+  assembler_.load(kDelta, indexed_field(bank + offsetof(TlbEntry, addend), kScratch));
+  const Label interpret = interpret_label(i);
+  assembler_.use_cold();
+  assembler_.bind(miss);
+  address();
+  assembler_.mov_imm(kScratch, fill_request(group.span, group.write, request_->mode.privilege));
+  assembler_.call_out(thunks_.fill);
+  assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
+  assembler_.jcc(Cond::kE, retry);
+  assembler_.jcc(Cond::kB, interpret);
+  const bool saved = flags_ == Flags::kSaved;
+  if (saved) restore_flags();
+  const Label stub = assembler_.make_label();
+  assembler_.jmp(stub);
+  link({.kind = ExitKind::kLink, .unshared = true, .insn = static_cast<u16>(i), .rip = insn(i).rip}, stub);
+  if (saved) flags_ = Flags::kSaved;
+  assembler_.use_hot();
+}
+
+}  // namespace vert::bt

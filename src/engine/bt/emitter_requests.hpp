@@ -1,0 +1,20 @@
+// How generated code asks leaf functions for something: a number in kScratch, and one as the answer.
+#pragma once
+
+#include "base/types.hpp"
+#include "cpu/mmu.hpp"
+
+namespace vert::bt {
+
+/// To fill the TLB for `size` bytes at kAddress.
+[[nodiscard]] constexpr u32 fill_request(u32 size, bool write, cpu::Privilege privilege) {
+  return size | (write ? 1U << 16 : 0) | static_cast<u32>(privilege) << 24;
+}
+enum class FillResult : u8 { kDeclined = 0, kFilled = 1, kCrosses = 2 };
+
+/// REP MOVS or STOS; the answer is what RCX holds then.
+[[nodiscard]] constexpr u32 string_request(u32 size, bool moves, cpu::Privilege privilege) {
+  return size | (moves ? 1U << 16 : 0) | static_cast<u32>(privilege) << 24;
+}
+
+}  // namespace vert::bt

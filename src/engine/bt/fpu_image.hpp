@@ -1,0 +1,17 @@
+// The FPU's state between CpuState and the XSAVE area that generated code's registers are loaded from. Pure.
+#pragma once
+
+#include <span>
+
+#include "cpu/cpu_state.hpp"
+#include "engine/bt/context.hpp"
+
+namespace vert::bt {
+
+/// State components that vert moves (SDM 1, 13.1), those that this host has.
+[[nodiscard]] u32 host_components();
+
+void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image);
+void from_image(std::span<const u8, kXsaveSize> image, cpu::FpuState& fpu);
+
+}  // namespace vert::bt

@@ -1,0 +1,358 @@
+#include "engine/bt/guest_insn.hpp"
+
+#include <algorithm>
+
+namespace vert::bt {
+
+using namespace x86;
+
+namespace {
+
+/// Categories with instructions that touch more than registers of their own and one memory operand.
+bool is_plain_category(ZydisInstructionCategory category) {
+  switch (category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP:
+    case ZYDIS_CATEGORY_STRINGOP:
+    case ZYDIS_CATEGORY_PUSH:
+    case ZYDIS_CATEGORY_POP:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_SEGOP:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_SMAP:
+    case ZYDIS_CATEGORY_PKU:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT:
+    case ZYDIS_CATEGORY_DECIMAL:
+    case ZYDIS_CATEGORY_AVX2GATHER:
+    case ZYDIS_CATEGORY_GATHER:
+    case ZYDIS_CATEGORY_SCATTER:
+    case ZYDIS_CATEGORY_CLFLUSHOPT:
+    case ZYDIS_CATEGORY_CLWB:
+    case ZYDIS_CATEGORY_RDWRFSGS: return false;
+    default: return true;
+  }
+}
+
+/// Of plain categories, those that are not.
+bool is_special(ZydisMnemonic mnemonic) {
+  switch (mnemonic) {
+    case ZYDIS_MNEMONIC_CPUID:
+    case ZYDIS_MNEMONIC_ENTER:
+    case ZYDIS_MNEMONIC_MONITOR:
+    case ZYDIS_MNEMONIC_MWAIT:
+    case ZYDIS_MNEMONIC_CLFLUSH:
+    case ZYDIS_MNEMONIC_UD0:
+    case ZYDIS_MNEMONIC_UD1:
+    case ZYDIS_MNEMONIC_UD2:
+    case ZYDIS_MNEMONIC_XLAT:
+    case ZYDIS_MNEMONIC_BOUND:
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_CLD:
+    case ZYDIS_MNEMONIC_STD:
+    case ZYDIS_MNEMONIC_RDPID:
+    case ZYDIS_MNEMONIC_RDPMC:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64:
+    case ZYDIS_MNEMONIC_FXRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR64:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FLDENV:
+    case ZYDIS_MNEMONIC_INVPCID:
+    case ZYDIS_MNEMONIC_SALC:
+    case ZYDIS_MNEMONIC_INTO: return true;
+    default: return false;
+  }
+}
+
+constexpr u64 kMaxOperand = 64;
+
+bool is_gpr(ZydisRegister reg) {
+  switch (ZydisRegisterGetClass(reg)) {
+    case ZYDIS_REGCLASS_GPR8:
+    case ZYDIS_REGCLASS_GPR16:
+    case ZYDIS_REGCLASS_GPR32:
+    case ZYDIS_REGCLASS_GPR64: return true;
+    default: return false;
+  }
+}
+
+u8 gpr_number(ZydisRegister reg) {
+  if (ZydisRegisterGetClass(reg) != ZYDIS_REGCLASS_GPR8) return static_cast<u8>(ZydisRegisterGetId(reg));
+  if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH) return static_cast<u8>(reg - ZYDIS_REGISTER_AH);
+  if (reg >= ZYDIS_REGISTER_SPL) return static_cast<u8>(reg - ZYDIS_REGISTER_SPL + kRsp);
+  return static_cast<u8>(reg - ZYDIS_REGISTER_AL);
+}
+
+/// What a register operand needs of the FPU, or nothing if no instruction that is copied may name it.
+std::optional<u8> fpu_need(ZydisRegister reg, ZydisInstructionEncoding encoding) {
+  switch (ZydisRegisterGetClass(reg)) {
+    case ZYDIS_REGCLASS_GPR8:
+    case ZYDIS_REGCLASS_GPR16:
+    case ZYDIS_REGCLASS_GPR32:
+    case ZYDIS_REGCLASS_GPR64:
+    case ZYDIS_REGCLASS_FLAGS: return u8{0};
+    case ZYDIS_REGCLASS_X87:
+    case ZYDIS_REGCLASS_MMX: return fpu::kX87;
+    case ZYDIS_REGCLASS_XMM:
+    case ZYDIS_REGCLASS_YMM:
+      if (encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) return fpu::kAvx512;
+      return encoding == ZYDIS_INSTRUCTION_ENCODING_VEX ? fpu::kAvx : fpu::kSse;
+    case ZYDIS_REGCLASS_ZMM:
+    case ZYDIS_REGCLASS_MASK: return fpu::kAvx512;
+    default: break;
+  }
+  switch (reg) {
+    case ZYDIS_REGISTER_X87CONTROL:
+    case ZYDIS_REGISTER_X87STATUS:
+    case ZYDIS_REGISTER_X87TAG: return fpu::kX87;
+    case ZYDIS_REGISTER_MXCSR: return encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY ? fpu::kSse : fpu::kAvx;
+    case ZYDIS_REGISTER_NONE: return u8{0};
+    default: return std::nullopt;
+  }
+}
+
+/// What no register operand tells: control registers, and conversions from memory to a general register.
+u8 implied_fpu(const ZydisDecodedInstruction& decoded) {
+  if (decoded.meta.category == ZYDIS_CATEGORY_CONVERT) {
+    if (decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) return fpu::kAvx512;
+    if (decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) return fpu::kAvx;
+    return decoded.meta.isa_set == ZYDIS_ISA_SET_SSE || decoded.meta.isa_set == ZYDIS_ISA_SET_SSE2 ? fpu::kSse : u8{0};
+  }
+  switch (decoded.mnemonic) {
+    case ZYDIS_MNEMONIC_VZEROALL:
+    case ZYDIS_MNEMONIC_VZEROUPPER:
+    case ZYDIS_MNEMONIC_VLDMXCSR:
+    case ZYDIS_MNEMONIC_VSTMXCSR: return fpu::kAvx;
+    case ZYDIS_MNEMONIC_LDMXCSR:
+    case ZYDIS_MNEMONIC_STMXCSR: return fpu::kSse;
+    case ZYDIS_MNEMONIC_EMMS: return fpu::kX87;
+    default: return decoded.meta.category == ZYDIS_CATEGORY_X87_ALU ? fpu::kX87 : u8{0};
+  }
+}
+
+/// Collects registers and the memory operand; false if something is touched that a copy cannot have.
+bool collect_operands(GuestInsn& guest) {
+  const ZydisDecodedInstruction& decoded = guest.details.instruction;
+  bool plain = true;
+  guest.fpu = implied_fpu(decoded);
+  for (std::size_t i = 0; i < decoded.operand_count; ++i) {
+    const ZydisDecodedOperand& operand = guest.details.operand_array[i];
+    const bool writes = (operand.actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) != 0;
+    const bool reads = (operand.actions & ZYDIS_OPERAND_ACTION_MASK_READ) != 0;
+    if (operand.type == ZYDIS_OPERAND_TYPE_REGISTER) {
+      const auto need = fpu_need(operand.reg.value, decoded.encoding);
+      if (need) guest.fpu |= *need;
+      const bool hidden_rsp = operand.visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN &&
+                              is_gpr(operand.reg.value) && gpr_number(operand.reg.value) == kRsp;
+      plain = plain && need.has_value() && !hidden_rsp;
+      if (!is_gpr(operand.reg.value)) continue;
+      const auto bit = static_cast<u16>(1U << gpr_number(operand.reg.value));
+      // Partial and conditional writes keep what was there.
+      const bool keeps = operand.size < 32 || (operand.actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0;
+      if (reads || (writes && keeps)) guest.gprs_read |= bit;
+      if (writes) guest.gprs_written |= bit;
+    } else if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY) {
+      for (const ZydisRegister reg : {operand.mem.base, operand.mem.index})
+        if (is_gpr(reg)) guest.gprs_read |= static_cast<u16>(1U << gpr_number(reg));
+      const bool explicit_modrm = operand.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+                                  operand.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
+      const bool usual = operand.mem.type == ZYDIS_MEMOP_TYPE_MEM || operand.mem.type == ZYDIS_MEMOP_TYPE_AGEN;
+      plain = plain && guest.memory < 0 && explicit_modrm && usual &&
+              operand.visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+      guest.memory = static_cast<i8>(i);
+      guest.writes_memory = guest.writes_memory || writes;
+    }
+  }
+  return plain;
+}
+
+bool shift_by_register(const GuestInsn& guest) {
+  const auto category = guest.details.instruction.meta.category;
+  if (category != ZYDIS_CATEGORY_SHIFT && category != ZYDIS_CATEGORY_ROTATE) return false;
+  return true;  // a masked count of 0, immediate or not, leaves all flags alone
+}
+
+void collect_flags(GuestInsn& guest) {
+  const ZydisAccessedFlags* flags = guest.details.instruction.cpu_flags;
+  if (flags == nullptr) return;
+  const auto changed = static_cast<u16>((flags->modified | flags->set_0 | flags->set_1) & kArithmeticFlags);
+  guest.flags_read = static_cast<u16>(flags->tested & kArithmeticFlags);
+  const auto touched = static_cast<u16>(changed | (flags->undefined & kArithmeticFlags));
+  const auto category = guest.details.instruction.meta.category;
+  const bool always = guest.insn.repeat == Repeat::kNone && !shift_by_register(guest);
+  if (always) {
+    guest.flags_killed = static_cast<u16>(changed & ~flags->undefined);
+    // AND, OR, XOR and TEST leave AF undefined by the book; every processor clears it.
+    if (category == ZYDIS_CATEGORY_LOGICAL && changed != 0) guest.flags_killed |= touched;
+  }
+  // What may keep a flag must find it right.
+  guest.flags_read |= static_cast<u16>(touched & ~guest.flags_killed);
+}
+
+Form branch_form(const GuestInsn& guest, const Mode& mode) {
+  const Insn& insn = guest.insn;
+  const unsigned word = mode.code32 ? 4 : 8;
+  const OperandKind kind = insn.operands[0].kind;
+  const bool near_branch = guest.details.instruction.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+                           guest.details.instruction.meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT;
+  // A 66h prefix on near branches outside 64-bit mode cuts EIP to 16 bits; in 64-bit mode processors differ.
+  if (!near_branch || (guest.details.instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0)
+    return Form::kInterpret;
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_JMP:
+      if (kind == OperandKind::kImmediate) return Form::kJump;
+      return insn.operands[0].size == word ? Form::kJumpIndirect : Form::kInterpret;
+    case ZYDIS_MNEMONIC_CALL:
+      if (kind == OperandKind::kImmediate) return Form::kCall;
+      return insn.operands[0].size == word ? Form::kCallIndirect : Form::kInterpret;
+    case ZYDIS_MNEMONIC_RET: return Form::kReturn;
+    case ZYDIS_MNEMONIC_JRCXZ:
+    case ZYDIS_MNEMONIC_JECXZ:
+    case ZYDIS_MNEMONIC_JCXZ:
+    case ZYDIS_MNEMONIC_LOOP:
+    case ZYDIS_MNEMONIC_LOOPE:
+    case ZYDIS_MNEMONIC_LOOPNE:
+    case ZYDIS_MNEMONIC_XBEGIN: return Form::kInterpret;
+    default:
+      return guest.details.instruction.meta.category == ZYDIS_CATEGORY_COND_BR ? Form::kBranch : Form::kInterpret;
+  }
+}
+
+Form stack_form(const GuestInsn& guest, const Mode& mode) {
+  const Insn& insn = guest.insn;
+  const unsigned word = mode.code32 ? 4 : 8;
+  const OperandKind kind = insn.operands[0].kind;
+  if (insn.operand_size != word) return Form::kInterpret;
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_PUSH:
+      if (kind == OperandKind::kGpr || kind == OperandKind::kImmediate || kind == OperandKind::kMemory)
+        return Form::kPush;
+      return Form::kInterpret;
+    case ZYDIS_MNEMONIC_POP: return kind == OperandKind::kGpr ? Form::kPop : Form::kInterpret;
+    case ZYDIS_MNEMONIC_PUSHFQ: return Form::kPushFlags;
+    case ZYDIS_MNEMONIC_LEAVE: return Form::kLeave;
+    default: return Form::kInterpret;
+  }
+}
+
+/// MOVS and STOS with 64-bit addresses, in the default segments.
+bool is_simple_string(const GuestInsn& guest, const Mode& mode) {
+  const Insn& insn = guest.insn;
+  if (mode.code32 || insn.address_size != 8 || insn.repeat == Repeat::kNone) return false;
+  if (insn.mem.segment == kFs || insn.mem.segment == kGs) return false;
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_MOVSB:
+    case ZYDIS_MNEMONIC_MOVSW:
+    case ZYDIS_MNEMONIC_MOVSD:
+    case ZYDIS_MNEMONIC_MOVSQ:
+    case ZYDIS_MNEMONIC_STOSB:
+    case ZYDIS_MNEMONIC_STOSW:
+    case ZYDIS_MNEMONIC_STOSD:
+    case ZYDIS_MNEMONIC_STOSQ: return guest.details.instruction.meta.category == ZYDIS_CATEGORY_STRINGOP;
+    default: return false;
+  }
+}
+
+Form system_form(const GuestInsn& guest, const Mode& mode) {
+  switch (guest.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_RDTSC:
+    case ZYDIS_MNEMONIC_RDTSCP: return mode.time_stamp ? Form::kTimeStamp : Form::kInterpret;
+    case ZYDIS_MNEMONIC_CLI: return mode.user() ? Form::kInterpret : Form::kClearInterrupt;
+    case ZYDIS_MNEMONIC_STI: return mode.user() ? Form::kInterpret : Form::kSetInterrupt;
+    case ZYDIS_MNEMONIC_SWAPGS: return mode.user() || mode.code32 ? Form::kInterpret : Form::kSwapGs;
+    case ZYDIS_MNEMONIC_SYSCALL: return mode.code32 ? Form::kInterpret : Form::kSystemCall;
+    case ZYDIS_MNEMONIC_SYSRET: return mode.user() || mode.code32 ? Form::kInterpret : Form::kSystemReturn;
+    case ZYDIS_MNEMONIC_IRETQ: return mode.user() || mode.code32 ? Form::kInterpret : Form::kInterruptReturn;
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_RDGSBASE: return mode.fs_gs_base && !mode.code32 ? Form::kSegmentBase : Form::kInterpret;
+    default: return Form::kInterpret;
+  }
+}
+
+Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
+  const ZydisDecodedInstruction& decoded = guest.details.instruction;
+  switch (decoded.meta.category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR: return branch_form(guest, mode);
+    case ZYDIS_CATEGORY_RET:
+      return guest.insn.mnemonic == ZYDIS_MNEMONIC_RET ? branch_form(guest, mode) : system_form(guest, mode);
+    case ZYDIS_CATEGORY_PUSH:
+    case ZYDIS_CATEGORY_POP: return stack_form(guest, mode);
+    case ZYDIS_CATEGORY_STRINGOP: return is_simple_string(guest, mode) ? Form::kString : Form::kInterpret;
+    case ZYDIS_CATEGORY_PREFETCH:
+    case ZYDIS_CATEGORY_PREFETCHWT1:
+    case ZYDIS_CATEGORY_NOP:
+    case ZYDIS_CATEGORY_WIDENOP: return Form::kNothing;
+    default: break;
+  }
+  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_PAUSE) return Form::kCopy;
+  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEAVE) return stack_form(guest, mode);
+  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEA) return plain ? Form::kLea : Form::kInterpret;
+  if (!plain || !is_plain_category(decoded.meta.category) || is_special(guest.insn.mnemonic))
+    return system_form(guest, mode);
+  if (guest.has_memory() && (guest.memory_size() == 0 || guest.memory_size() > kMaxOperand)) return Form::kInterpret;
+  // BT and its kin with a bit offset in a register reach beyond their operand.
+  if (guest.has_memory() && decoded.meta.category == ZYDIS_CATEGORY_BITBYTE &&
+      guest.insn.operands[1].kind == OperandKind::kGpr && guest.insn.operands[0].kind == OperandKind::kMemory)
+    return Form::kInterpret;
+  return Form::kCopy;
+}
+
+}  // namespace
+
+bool GuestInsn::ends_block() const {
+  switch (form) {
+    case Form::kCall:
+    case Form::kCallIndirect:
+    case Form::kReturn:
+    case Form::kJump:
+    case Form::kJumpIndirect:
+    case Form::kSystemCall:
+    case Form::kSystemReturn:
+    case Form::kInterruptReturn:
+    case Form::kInterpret: return true;
+    default: return false;
+  }
+}
+
+void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model, GuestInsn& guest) {
+  guest.rip = rip;
+  guest.form = Form::kInterpret;
+  guest.flags_read = guest.flags_killed = 0;
+  guest.fpu = 0;
+  guest.writes_memory = false;
+  guest.gprs_read = guest.gprs_written = 0;
+  guest.memory = -1;
+  guest.insn.length = 0;
+  if (decode(bytes, mode.code_size(), guest.insn, guest.details) != DecodeStatus::kOk) {
+    guest.insn.length = 0;
+    return;
+  }
+  const ZydisMnemonic decoded_as = guest.insn.mnemonic;
+  model.legacy_form(guest.insn);
+  const bool plain = collect_operands(guest);
+  collect_flags(guest);
+  if (guest.insn.mnemonic != decoded_as || !model.allows(guest.insn)) return;
+  guest.form = classify(guest, mode, plain);
+  if ((guest.fpu & ~mode.fpu) != 0) guest.form = Form::kInterpret;
+  // Everything that leaves for the interpreter, or may, needs its flags.
+  if (guest.form != Form::kCopy && guest.form != Form::kLea && guest.form != Form::kNothing &&
+      guest.form != Form::kPush && guest.form != Form::kPop && guest.form != Form::kLeave &&
+      guest.form != Form::kClearInterrupt && guest.form != Form::kTimeStamp && guest.form != Form::kSegmentBase) {
+    guest.flags_read = kArithmeticFlags;
+    guest.flags_killed = 0;
+  }
+}
+
+}  // namespace vert::bt

@@ -1,0 +1,67 @@
+// A guest instruction as the translator sees it: decoded, classified, and with all that it reads and changes.
+// Pure; on the vCPU's thread.
+#pragma once
+
+#include "engine/bt/mode.hpp"
+#include "x86/cpu_model.hpp"
+#include "x86/insn.hpp"
+
+namespace vert::bt {
+
+/// How an instruction is translated.
+enum class Form : u8 {
+  kCopy,       // as it is, with registers renamed and at most one memory operand rewritten
+  kLea,
+  kNothing,    // hints: prefetches, NOPs, ENDBR
+  kPush,       // of a register, an immediate or memory
+  kPop,        // into a register
+  kLeave,
+  kPushFlags,
+  kCall,
+  kCallIndirect,
+  kReturn,
+  kJump,
+  kJumpIndirect,
+  kBranch,     // Jcc
+  kString,     // REP MOVS and STOS
+  kTimeStamp,  // RDTSC, RDTSCP
+  kSegmentBase,  // RDFSBASE and the like
+  kSwapGs,
+  kClearInterrupt,
+  kSetInterrupt,
+  kSystemCall,
+  kSystemReturn,
+  kInterruptReturn,
+  kInterpret,  // by the fallback engine; ends the block
+};
+
+/// Arithmetic flags, as bits of RFLAGS.
+inline constexpr u16 kArithmeticFlags = 0x8D5;
+
+struct GuestInsn {
+  x86::Insn insn;
+  x86::InsnDetails details;
+  u64 rip = 0;
+  Form form = Form::kInterpret;
+  u16 flags_read = 0;    // whose value matters to it: read, or kept where it changes others
+  u16 flags_killed = 0;  // overwritten whatever they were
+  u8 fpu = 0;            // what it needs of fpu::
+  bool writes_memory = false;
+  u16 gprs_read = 0;     // explicit and hidden, address registers too
+  u16 gprs_written = 0;
+  i8 memory = -1;        // index of its memory operand in details, or -1
+
+  [[nodiscard]] u64 next_rip() const { return rip + insn.length; }
+  [[nodiscard]] bool has_memory() const { return memory >= 0; }
+  [[nodiscard]] unsigned memory_size() const {
+    return details.operand_array[static_cast<std::size_t>(memory)].size / 8U;
+  }
+  /// Nothing that follows in memory is executed after it without a jump.
+  [[nodiscard]] bool ends_block() const;
+};
+
+/// Decodes what `bytes` begin with, for the mode, as the model has it. An instruction that cannot be decoded (invalid,
+/// too long, cut off by the end of `bytes`) is kInterpret with length 0.
+void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const x86::CpuModel& model, GuestInsn& guest);
+
+}  // namespace vert::bt

@@ -1,0 +1,237 @@
+#include "engine/bt/runtime.hpp"
+
+#include <sys/auxv.h>
+#include <algorithm>
+
+#include <immintrin.h>
+
+#include "base/fault_signal.hpp"
+#include "engine/bt/fpu_image.hpp"
+#include "engine/bt/tlb.hpp"
+#include "x86/cpu_model.hpp"
+#include "x86/paging.hpp"
+
+namespace vert::bt {
+
+using namespace x86;
+using cpu::Exit;
+using cpu::ExitInfo;
+using cpu::VcpuEvents;
+
+namespace {
+
+constexpr std::size_t kCacheSize = 32 * 1024 * 1024;
+/// How many instructions the fallback engine runs where generated code cannot run at all.
+constexpr u64 kForeignSteps = 64;
+constexpr u64 kSplitFlags = kArithmeticFlags | rflags::IF | rflags::DF;
+
+}  // namespace
+
+Result<std::unique_ptr<Runtime>> Runtime::create(const cpu::VcpuContext& vcpu,
+                                                 std::unique_ptr<cpu::FallbackEngine> fallback) {
+  VERT_ASSIGN(auto cache, CodeCache::create(kCacheSize));
+  VERT_ASSIGN(auto supervisor_returns, ReturnStack::create());
+  VERT_ASSIGN(auto user_returns, ReturnStack::create());
+  return std::unique_ptr<Runtime>(new Runtime(vcpu, std::move(fallback), std::move(cache),
+                                              std::move(supervisor_returns), std::move(user_returns)));
+}
+
+Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,
+                 ReturnStack supervisor_returns, ReturnStack user_returns)
+    : vcpu_(vcpu),
+      fallback_(std::move(fallback)),
+      cache_(std::move(cache)),
+      supervisor_returns_(std::move(supervisor_returns)),
+      user_returns_(std::move(user_returns)),
+      context_(std::make_unique<Context>()),
+      thunks_(make_thunks(cache_, &Runtime::prepare_fpu)),
+      first_code_(cache_.position()),
+      emitter_(thunks_) {
+  context_->owner = this;
+  init(*context_, vcpu_);
+  forget_all_code();
+  base::add_fault_handler(&Runtime::on_fault);
+  vcpu_.memory->add_code_watcher(*this);
+  vcpu_.events->set_attention(context_->attention);
+}
+
+Runtime::~Runtime() {
+  vcpu_.events->clear_attention(context_->attention);
+  vcpu_.memory->remove_code_watcher(*this);
+}
+
+void Runtime::state_changed() {
+  state_ = nullptr;
+  fallback_->state_changed();
+}
+
+void Runtime::attach(cpu::CpuState& state) {
+  state_ = &state;
+  context_->state = &state;
+  context_->fpu_in_image = 0;
+  flush_all(*context_);
+  fallback_->state_changed();
+  epoch_ = fallback_->translation_epoch();
+}
+
+/// From CpuState to the Context.
+void Runtime::import_state() {
+  if (imported_) return;
+  imported_ = true;
+  Context& context = *context_;
+  const cpu::CpuState& state = *state_;
+  context.gpr = state.gpr;
+  context.rip = state.rip;
+  context.rflags_arithmetic = state.rflags & kArithmeticFlags;
+  context.rflags_rest = state.rflags & ~kSplitFlags;
+  context.interrupt_flag = (state.rflags & rflags::IF) != 0 ? 1 : 0;
+  context.direction_flag = (state.rflags & rflags::DF) != 0 ? 1 : 0;
+  context.fs_base = state.seg(kFs).base;
+  context.gs_base = state.seg(kGs).base;
+  context.kernel_gs_base = state.msr.kernel_gs_base;
+  context.tsc_offset = state.tsc_offset;
+  context.tsc_aux = static_cast<u32>(state.msr.tsc_aux);
+}
+
+/// And back, with the FPU's state.
+void Runtime::export_state() {
+  Context& context = *context_;
+  cpu::CpuState& state = *state_;
+  if (imported_) {
+    imported_ = false;
+    state.gpr = context.gpr;
+    state.rip = context.rip;
+    state.rflags = (state.rflags & ~kSplitFlags) | (context.rflags_arithmetic & kArithmeticFlags) |
+                   (context.interrupt_flag != 0 ? rflags::IF : 0) | (context.direction_flag != 0 ? rflags::DF : 0);
+    state.seg(kFs).base = context.fs_base;
+    state.seg(kGs).base = context.gs_base;
+    state.msr.kernel_gs_base = context.kernel_gs_base;
+  }
+  if (context.fpu_in_image == 0) return;
+  context.fpu_in_image = 0;
+  from_image(context.xsave, state.fpu);
+  if (!cache_.contains(state.fpu.fip)) return;
+  // The last x87 instruction ran in the code cache: no address of the host's may be seen in the guest.
+  const u32 offset = cache_.offset_of(state.fpu.fip);
+  const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
+  const bool known = mark != store_.marks.end() && mark->offset == offset;
+  state.fpu.fip = known ? store_.block(mark->block).rip + mark->rip_offset : 0;
+  state.fpu.fdp = 0;
+}
+
+ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
+  base::use_alternate_signal_stack();
+  owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  // SAFETY: nothing in this process but generated code uses GS; the base is put back for whoever ran before.
+  const u64 outer_gs = _readgsbase_u64();
+  _writegsbase_u64(reinterpret_cast<u64>(context_.get()));
+  if (state_ != &state) attach(state);
+  budget_ = budget;
+  executed_ = 0;
+  std::optional<ExitInfo> info;
+  while (!info) info = must_step() ? step(translatable(*state_) ? 1 : std::min(left(), kForeignSteps)) : go();
+  export_state();
+  _writegsbase_u64(outer_gs);
+  info->instructions = executed_;
+  return *info;
+}
+
+/// Whether the fallback engine has to go on from here: for events, or where generated code cannot run.
+bool Runtime::must_step() {
+  Context& context = *context_;
+  if (has_requests_.load(std::memory_order_relaxed)) settle_requests();
+  context.attention.store(0, std::memory_order_seq_cst);
+  const bool interrupts = imported_ ? context.interrupt_flag != 0 : (state_->rflags & rflags::IF) != 0;
+  u32 deliverable = vcpu_.events->pending();
+  context.held = 0;
+  if (deliverable != 0) {
+    if (!interrupts && (deliverable & VcpuEvents::kInterrupt) != 0) {
+      deliverable &= ~VcpuEvents::kInterrupt;
+      context.held = 1;
+    }
+    if (state_->nmi_blocked) deliverable &= ~VcpuEvents::kNmi;
+    if (deliverable != 0) return true;
+  }
+  return !translatable(*state_);
+}
+
+/// Runs the fallback engine for `count` instructions.
+std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
+  if (left() == 0) return ExitInfo{Exit::kBudget, 0, {}};
+  export_state();
+  struct Before {
+    u64 cr0, cr3, cr4, efer;
+  } const before{state_->cr0, state_->cr3, state_->cr4, state_->efer};
+  ++statistics_.steps;
+  ExitInfo info = fallback_->run(*state_, count);
+  executed_ += info.instructions;
+  const u64 epoch = fallback_->translation_epoch();
+  if (epoch != epoch_) {
+    epoch_ = epoch;
+    const bool only_cr3 = before.cr0 == state_->cr0 && before.cr4 == state_->cr4 && before.efer == state_->efer;
+    if (effect == Effect::kAddressSpace && only_cr3)
+      flush_address_space(*context_);
+    else if (effect == Effect::kPage && only_cr3 && before.cr3 == state_->cr3)
+      flush_page(*context_, context_->call_target);
+    else
+      flush_all(*context_);
+  }
+  if (info.reason == Exit::kBudget) return std::nullopt;
+  return info;
+}
+
+void Runtime::choose_return_stack(bool user) {
+  if (user == user_stack_) return;
+  user_stack_ = user;
+  if (user) {
+    context_->return_rsp = context_->other_return_rsp;
+  } else {
+    context_->other_return_rsp = context_->return_rsp;
+    context_->return_rsp = supervisor_returns_.empty(cache_.code(thunks_.return_empty));
+  }
+}
+
+/// Runs generated code from where the guest is, until it is left; then settles why.
+std::optional<ExitInfo> Runtime::go() {
+  if (left() == 0) return ExitInfo{Exit::kBudget, 0, {}};
+  import_state();
+  Block* block = find(context_->rip, mode());
+  while (block != nullptr) {
+    if (left() != cpu::kNoBudget) context_->budget = left();
+    choose_return_stack(block->mode.user());
+    context_->salt = static_cast<u64>(static_cast<i64>(block->mode.salt()));
+    if (!enter(block->inner_entry)) return std::nullopt;
+    const bt::CodeExit exit = store_.exits[context_->exit];
+    ++statistics_.exits[static_cast<std::size_t>(exit.kind)];
+    if (budget_ != cpu::kNoBudget) {
+      u64 left_over = context_->budget;
+      if (exit.kind != ExitKind::kLookup && exit.kind != ExitKind::kBudget)
+        left_over += store_.block(exit.block).insn_count - exit.insn;
+      executed_ = budget_ - left_over;
+    }
+    const auto index = static_cast<u32>(context_->exit);
+    if (exit.kind != ExitKind::kIndirect && index != 0) context_->rip = exit.rip;
+    switch (exit.kind) {
+      case ExitKind::kLink: block = follow_link(index); break;
+      case ExitKind::kLookup: block = follow_lookup(index); break;
+      case ExitKind::kIndirect:
+        if (!block->mode.code32 && !is_canonical(context_->rip, state_->linear_bits())) {
+          // The branch faults, not its target: take it back, and let the interpreter raise it.
+          context_->gpr[kRsp] -= static_cast<u64>(static_cast<i64>(exit.popped));
+          context_->rip = exit.rip;
+          if (budget_ != cpu::kNoBudget) --executed_;
+          return step(1);
+        }
+        block = follow_indirect(index);
+        break;
+      case ExitKind::kAttention: return std::nullopt;
+      case ExitKind::kInterpret: return step(1, exit.effect);
+      case ExitKind::kBudget: return step(left());
+    }
+    if (context_->attention.load(std::memory_order_relaxed) != 0) return std::nullopt;
+  }
+  // No code can be had there: the interpreter raises the fault.
+  return step(1);
+}
+
+}  // namespace vert::bt

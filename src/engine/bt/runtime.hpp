@@ -1,0 +1,119 @@
+// What a translator consists of: Context, code cache, blocks, and the loop that goes from one to the next.
+//
+// On the vCPU's thread, but for the calls of CodeWatcher, which come from any.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include <csignal>
+
+#include <ucontext.h>
+
+#include "cpu/engine.hpp"
+#include "engine/bt/block_plan.hpp"
+#include "engine/bt/block_store.hpp"
+#include "engine/bt/code_cache.hpp"
+#include "engine/bt/context.hpp"
+#include "engine/bt/return_stack.hpp"
+#include "engine/bt/thunks.hpp"
+#include "memory/guest_memory.hpp"
+
+namespace vert::bt {
+
+/// Counters, for people.
+struct Statistics {
+  std::array<u64, 8> exits{};  // by ExitKind
+  u64 faults = 0;
+  u64 steps = 0;        // instructions and events that the fallback engine settled
+  u64 blocks = 0;
+  u64 code_bytes = 0;
+  u64 cache_flushes = 0;
+  u64 pages_forgotten = 0;
+};
+
+class Runtime final : private memory::CodeWatcher {
+ public:
+  [[nodiscard]] static Result<std::unique_ptr<Runtime>> create(const cpu::VcpuContext& vcpu,
+                                                               std::unique_ptr<cpu::FallbackEngine> fallback);
+  ~Runtime() override;
+
+  [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget);
+  void state_changed();
+  [[nodiscard]] const Statistics& statistics() const { return statistics_; }
+
+ private:
+  Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,
+          ReturnStack supervisor_returns, ReturnStack user_returns);
+
+  // runtime.cpp: the loop.
+  void attach(cpu::CpuState& state);
+  void import_state();
+  void export_state();
+  [[nodiscard]] std::optional<cpu::ExitInfo> step(u64 count, Effect effect = Effect::kOther);
+  [[nodiscard]] bool must_step();
+  [[nodiscard]] u64 left() const { return budget_ == cpu::kNoBudget ? cpu::kNoBudget : budget_ - executed_; }
+  std::optional<cpu::ExitInfo> go();
+  void choose_return_stack(bool user);
+
+  // runtime_code.cpp: from addresses to code.
+  [[nodiscard]] Mode mode() const;
+  [[nodiscard]] Block* find(u64 rip, const Mode& mode);
+  [[nodiscard]] Block* translate(u32 page, u64 rip, const Mode& mode);
+  [[nodiscard]] Block* follow_link(u32 exit_index);
+  [[nodiscard]] Block* follow_lookup(u32 exit_index);
+  [[nodiscard]] Block* follow_indirect(u32 exit_index);
+  void remember_jump(const Block& block);
+  void forget_all_code();
+
+  // runtime_fault.cpp: faults of the host in generated code.
+  static bool on_fault(int signal, const siginfo_t& info, ucontext_t& host);
+  bool recover(int signal, const siginfo_t& info, ucontext_t& host);
+  static void prepare_fpu(Context* context);
+
+  // runtime_shared.cpp: what other threads ask for.
+  void code_written(memory::Frame frame) override;
+  void drop_writable(memory::Frame frame) override;
+  void drop_all_writable() override;
+  void request_drop(std::optional<memory::Frame> frame);
+  [[nodiscard]] bool enter(u32 code_offset);
+  void settle_requests();
+
+  cpu::VcpuContext vcpu_;
+  std::unique_ptr<cpu::FallbackEngine> fallback_;
+  CodeCache cache_;
+  ReturnStack supervisor_returns_;
+  ReturnStack user_returns_;
+  std::unique_ptr<Context> context_;
+  Thunks thunks_;
+  u32 first_code_ = 0;  // where the thunks end
+  Emitter emitter_;
+  BlockPlan plan_;
+  BlockStore store_;
+  Statistics statistics_;
+
+  cpu::CpuState* state_ = nullptr;
+  bool imported_ = false;  // the Context has the general registers, RIP and flags; else CpuState
+  bool user_stack_ = false;
+  u64 epoch_ = 0;
+  u64 budget_ = 0;
+  u64 executed_ = 0;
+
+  struct Requests {
+    std::vector<memory::Frame> written;
+    std::vector<memory::Frame> drops;
+    bool drop_all = false;
+    u64 asked = 0;  // tickets
+  };
+  std::mutex requests_mutex_;
+  Requests requests_;
+  std::atomic<bool> has_requests_ = false;
+  std::atomic<u64> settled_ = 0;
+  std::atomic<bool> in_code_ = false;
+  std::atomic<std::thread::id> owner_;
+};
+
+}  // namespace vert::bt

@@ -1,0 +1,92 @@
+// Faults of the host's processor in generated code: divisions, alignment, floating point, and the return stack's end.
+#include <algorithm>
+
+#include "engine/bt/fpu_image.hpp"
+#include "engine/bt/host_registers.hpp"
+#include "engine/bt/runtime.hpp"
+
+namespace vert::bt {
+
+using namespace x86;
+
+namespace {
+
+thread_local constinit std::atomic<Runtime*> running = nullptr;
+
+/// The host's registers in a signal's context, by number.
+constexpr std::array<int, 16> kContextRegister = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
+                                                  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+
+/// Flags as Emitter::save_flags() leaves them: LAHF's in AH, OF in AL.
+u64 unpack_flags(u64 saved) { return (saved >> 8 & 0xD5) | ((saved & 1) != 0 ? rflags::OF : 0); }
+
+}  // namespace
+
+/// Marks the thread as the one that runs `runtime`'s code, for on_fault().
+class RunningScope {
+ public:
+  explicit RunningScope(Runtime* runtime) { running.store(runtime, std::memory_order_relaxed); }
+  ~RunningScope() { running.store(nullptr, std::memory_order_relaxed); }
+  RunningScope(const RunningScope&) = delete;
+  RunningScope& operator=(const RunningScope&) = delete;
+};
+
+// SAFETY: async-signal-safe: the thread is in generated code, so none of what is read here is being changed.
+bool Runtime::on_fault(int signal, const siginfo_t& info, ucontext_t& host) {
+  Runtime* runtime = running.load(std::memory_order_relaxed);
+  return runtime != nullptr && runtime->recover(signal, info, host);
+}
+
+bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
+  auto& registers = host.uc_mcontext.gregs;
+  const auto pc = static_cast<u64>(registers[REG_RIP]);
+  if (!cache_.contains(pc)) return false;
+  const auto address = reinterpret_cast<u64>(info.si_addr);
+  if (signal == SIGSEGV && (supervisor_returns_.overran(address) || user_returns_.overran(address))) {
+    ReturnStack& stack = supervisor_returns_.overran(address) ? supervisor_returns_ : user_returns_;
+    registers[REG_RSP] = static_cast<greg_t>(stack.empty(cache_.code(thunks_.return_empty)));
+    return true;
+  }
+  const u32 offset = cache_.offset_of(pc);
+  const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
+  if (mark == store_.marks.end() || mark->offset != offset) return false;
+  for (u8 guest = 0; guest < kGprCount; ++guest) {
+    if (in_memory(guest)) continue;
+    const auto reg = static_cast<std::size_t>(kContextRegister[kHostRegister[guest]]);
+    context_->gpr[guest] = static_cast<u64>(registers[reg]);
+  }
+  context_->rflags_arithmetic =
+      mark->flags_saved ? unpack_flags(context_->save_flags) : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
+  context_->return_rsp = static_cast<u64>(registers[REG_RSP]);
+  context_->rip = store_.block(mark->block).rip + mark->rip_offset;
+  context_->exit = 0;
+  store_.exits[0] = {.kind = ExitKind::kInterpret, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
+  ++statistics_.faults;
+  registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<u64>(cache_.code(thunks_.exit_saved)));
+  return true;
+}
+
+/// Called by generated code with the FPU's registers not in use.
+void Runtime::prepare_fpu(Context* context) {
+  if (context->fpu_in_image == 0) to_image(context->state->fpu, context->xsave);
+}
+
+/// Runs generated code until it is left. False, with nothing done, if another thread's request comes first.
+bool Runtime::enter(u32 code_offset) {
+  using Enter = void (*)(const u8*);
+  in_code_.store(true, std::memory_order_seq_cst);
+  if (has_requests_.load(std::memory_order_seq_cst)) {
+    in_code_.store(false, std::memory_order_release);
+    return false;
+  }
+  {
+    const RunningScope scope(this);
+    // SAFETY: the thunk keeps the calling convention; generated code reaches nothing but the Context, guest RAM through
+    // the soft TLB, and the return stack.
+    reinterpret_cast<Enter>(const_cast<u8*>(cache_.code(thunks_.enter)))(cache_.code(code_offset));
+  }
+  in_code_.store(false, std::memory_order_release);
+  return true;
+}
+
+}  // namespace vert::bt

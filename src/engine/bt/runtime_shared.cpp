@@ -1,0 +1,72 @@
+// What other threads ask of a translator, and how the owner settles it.
+//
+// A request is put into a list, and `attention` makes generated code leave at its next look. The owner looks at the list
+// before it enters generated code; whoever must know that it was settled waits while the owner is in generated code.
+#include "engine/bt/runtime.hpp"
+#include "engine/bt/tlb.hpp"
+
+namespace vert::bt {
+
+void Runtime::code_written(memory::Frame frame) {
+  {
+    const std::scoped_lock lock(requests_mutex_);
+    requests_.written.push_back(frame);
+  }
+  has_requests_.store(true, std::memory_order_seq_cst);
+  context_->attention.store(1, std::memory_order_seq_cst);
+  if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) return;  // it looks before it goes on
+  // Every jump from another page fails its check from now on, so that code which was published after the write is not
+  // missed.
+  for (auto& tokens : context_->code_tokens)
+    for (auto& token : tokens) token.store(0, std::memory_order_relaxed);
+}
+
+void Runtime::drop_writable(memory::Frame frame) { request_drop(frame); }
+void Runtime::drop_all_writable() { request_drop(std::nullopt); }
+
+void Runtime::request_drop(std::optional<memory::Frame> frame) {
+  if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
+    if (frame)
+      bt::drop_writable(*context_, *frame);
+    else
+      bt::drop_all_writable(*context_);
+    return;
+  }
+  u64 ticket = 0;
+  {
+    const std::scoped_lock lock(requests_mutex_);
+    if (frame)
+      requests_.drops.push_back(*frame);
+    else
+      requests_.drop_all = true;
+    ticket = ++requests_.asked;
+  }
+  has_requests_.store(true, std::memory_order_seq_cst);
+  context_->attention.store(1, std::memory_order_seq_cst);
+  while (in_code_.load(std::memory_order_seq_cst) && settled_.load(std::memory_order_acquire) < ticket)
+    std::this_thread::yield();
+}
+
+void Runtime::settle_requests() {
+  Requests taken;
+  {
+    const std::scoped_lock lock(requests_mutex_);
+    std::swap(taken.written, requests_.written);
+    std::swap(taken.drops, requests_.drops);
+    taken.drop_all = std::exchange(requests_.drop_all, false);
+    taken.asked = requests_.asked;
+    has_requests_.store(false, std::memory_order_seq_cst);
+  }
+  if (taken.drop_all) bt::drop_all_writable(*context_);
+  for (const memory::Frame frame : taken.drops) bt::drop_writable(*context_, frame);
+  for (const memory::Frame frame : taken.written) {
+    store_.forget(frame, [&](const CodePage& page) {
+      ++statistics_.pages_forgotten;
+      auto& token = context_->code_tokens[page.user ? 1 : 0][token_slot(page.linear)];
+      if (token.load(std::memory_order_relaxed) == page.token) token.store(0, std::memory_order_relaxed);
+    });
+  }
+  settled_.store(taken.asked, std::memory_order_release);
+}
+
+}  // namespace vert::bt

@@ -1,0 +1,192 @@
+#include "engine/bt/thunks.hpp"
+
+#include <cpuid.h>
+
+#include "engine/bt/assembler.hpp"
+#include "engine/bt/fpu_image.hpp"
+#include "engine/bt/host_registers.hpp"
+#include "engine/bt/leaf.hpp"
+
+namespace vert::bt {
+
+extern "C" u64 leaf_fill(Context* context, u64 address, u32 request);
+extern "C" u64 leaf_string(Context* context, u64 address, u32 request);
+
+namespace {
+
+using namespace x86;
+
+#define VERT_FIELD(name) field(offsetof(Context, name))
+
+constexpr u8 kGsPrefix = 0x65;
+
+HostMem slot(u8 guest) { return field(offsetof(Context, gpr) + guest * sizeof(u64)); }
+
+/// Registers that the host's calling convention lets a callee change, of those that hold the guest's.
+constexpr std::array<u8, 7> kCallerSaved = {kRax, kRcx, kRdx, kRsi, kRdi, kR8, kR9};
+
+class ThunkWriter {
+ public:
+  explicit ThunkWriter(PrepareFpu prepare_fpu) : prepare_fpu_(prepare_fpu) {}
+  Thunks write(CodeCache& cache);
+
+ private:
+  void bytes(std::initializer_list<u8> values) { as_.raw(std::span(values.begin(), values.size())); }
+  /// An instruction 0F AE /extension on a field, as XSAVE and LDMXCSR are.
+  void group15(u8 extension, const HostMem& at, bool wide);
+  void enter();
+  void exit();
+  void call_leaf(u64 function);
+  void on_host_stack(u64 function);
+  void fill_fpu();
+  void returns();
+
+  PrepareFpu prepare_fpu_;
+  Assembler as_;
+  Label enter_, exit_, exit_saved_, fill_, string_, load_fpu_, return_miss_, return_empty_;
+};
+
+void ThunkWriter::group15(u8 extension, const HostMem& at, bool wide) {
+  bytes({kGsPrefix});
+  if (wide) bytes({0x48});
+  const auto displacement = static_cast<u32>(at.displacement);
+  bytes({0x0F, 0xAE, static_cast<u8>(extension << 3 | 4), 0x25, static_cast<u8>(displacement),
+         static_cast<u8>(displacement >> 8), static_cast<u8>(displacement >> 16), static_cast<u8>(displacement >> 24)});
+}
+
+/// void enter(const u8* code), with the host's GS base at the Context.
+void ThunkWriter::enter() {
+  enter_ = as_.here();
+  bytes({0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57});  // push rbx, rbp, r12..r15
+  bytes({0x48, 0x83, 0xEC, 0x08});                                      // sub rsp, 8: aligned for calls
+  as_.store(VERT_FIELD(host_rsp), kRsp);
+  as_.load(kRsp, VERT_FIELD(return_rsp));
+  as_.mov(kAddress, kRdi);
+  as_.load(kRax, VERT_FIELD(rflags_arithmetic));
+  bytes({0x50});  // push rax
+  as_.popfq();
+  for (u8 guest = 0; guest < kGprCount; ++guest)
+    if (!in_memory(guest)) as_.load(kHostRegister[guest], slot(guest));
+  bytes({0x41, 0xFF, 0xE0 | (kAddress & 7)});  // jmp kAddress
+}
+
+void ThunkWriter::exit() {
+  exit_ = as_.here();
+  for (u8 guest = 0; guest < kGprCount; ++guest)
+    if (!in_memory(guest)) as_.store(slot(guest), kHostRegister[guest]);
+  as_.pushfq();
+  bytes({0x58});  // pop rax
+  as_.store(VERT_FIELD(rflags_arithmetic), kRax);
+  as_.store(VERT_FIELD(return_rsp), kRsp);
+  exit_saved_ = as_.here();
+  as_.load(kRsp, VERT_FIELD(host_rsp));
+  const Label done = as_.make_label();
+  as_.cmp_imm8(VERT_FIELD(fpu_loaded), 0);
+  as_.jcc(Cond::kE, done);
+  as_.mov_imm(kRax, host_components());
+  as_.mov_imm(kRdx, 0);
+  group15(4, VERT_FIELD(xsave), true);  // XSAVE64
+  as_.store_imm(VERT_FIELD(fpu_loaded), 0, 1);
+  as_.store_imm(VERT_FIELD(fpu_in_image), 1, 1);
+  group15(2, VERT_FIELD(host_mxcsr), false);  // LDMXCSR
+  bytes({0xDB, 0xE3});                        // FNINIT
+  if ((host_components() & xcr0::AVX) != 0) bytes({0xC5, 0xF8, 0x77});  // VZEROUPPER
+  as_.bind(done);
+  bytes({0x48, 0x83, 0xC4, 0x08});
+  bytes({0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B});
+  as_.ret();
+}
+
+void ThunkWriter::on_host_stack(u64 function) {
+  as_.store(VERT_FIELD(return_rsp), kRsp);
+  as_.load(kRsp, VERT_FIELD(host_rsp));
+  as_.load(kRdi, VERT_FIELD(self));
+  as_.mov_imm(kRax, function);
+  bytes({0xFF, 0xD0});  // call rax
+  as_.load(kRsp, VERT_FIELD(return_rsp));
+}
+
+/// A call from generated code: kAddress and kScratch are the arguments, kScratch the answer. The flags are lost.
+void ThunkWriter::call_leaf(u64 function) {
+  for (const u8 reg : kCallerSaved) as_.store(slot(reg), reg);
+  as_.mov(kRsi, kAddress);
+  as_.mov32(kRdx, kScratch);
+  on_host_stack(function);
+  as_.mov(kScratch, kRax);
+  for (const u8 reg : kCallerSaved) as_.load(reg, slot(reg));
+  as_.ret();
+}
+
+void ThunkWriter::fill_fpu() {
+  load_fpu_ = as_.here();
+  for (const u8 reg : kCallerSaved) as_.store(slot(reg), reg);
+  on_host_stack(reinterpret_cast<u64>(prepare_fpu_));
+  as_.mov_imm(kRax, host_components());
+  as_.mov_imm(kRdx, 0);
+  group15(5, VERT_FIELD(xsave), true);  // XRSTOR64
+  as_.store_imm(VERT_FIELD(fpu_loaded), 1, 1);
+  for (const u8 reg : kCallerSaved) as_.load(reg, slot(reg));
+  as_.ret();
+}
+
+/// Returns that do not land where their call was: by the table of indirect branches, all flags kept.
+void ThunkWriter::returns() {
+  return_empty_ = as_.here();
+  as_.lea(kRsp, {.base = kRsp, .displacement = -8});  // the stack's last word is this thunk's own address
+  return_miss_ = as_.here();
+  const Label calm = as_.make_label();
+  const Label hit = as_.make_label();
+  const Label miss = as_.make_label();
+  as_.mov(kDelta, kRcx);
+  as_.load(kRcx, VERT_FIELD(attention), 1);
+  as_.jrcxz(calm);
+  as_.jmp(miss);
+  as_.bind(calm);
+  as_.load(kScratch, VERT_FIELD(salt));
+  as_.lea(kRcx, {.base = kScratch, .index = kAddress});
+  as_.pext(kScratch, kAddress, VERT_FIELD(jump_mask));
+  as_.store(VERT_FIELD(save_rcx), kRcx);
+  as_.load(kRcx, indexed_field(offsetof(Context, jump_keys), kScratch, 8));
+  as_.store(VERT_FIELD(call_target), kScratch);
+  as_.load(kScratch, VERT_FIELD(save_rcx));
+  as_.lea(kRcx, {.base = kRcx, .index = kScratch});
+  as_.load(kScratch, VERT_FIELD(call_target));
+  as_.jrcxz(hit);
+  as_.bind(miss);
+  as_.mov(kRcx, kDelta);
+  as_.store(VERT_FIELD(rip), kAddress);
+  as_.load(kScratch, VERT_FIELD(last_return));
+  as_.store(VERT_FIELD(exit), kScratch);
+  as_.jmp(exit_);
+  as_.bind(hit);
+  as_.mov(kRcx, kDelta);
+  as_.jmp_mem(indexed_field(offsetof(Context, jump_code), kScratch, 8));
+}
+
+Thunks ThunkWriter::write(CodeCache& cache) {
+  enter();
+  exit();
+  fill_ = as_.here();
+  call_leaf(reinterpret_cast<u64>(&leaf_fill));
+  string_ = as_.here();
+  call_leaf(reinterpret_cast<u64>(&leaf_string));
+  fill_fpu();
+  returns();
+  const u32 base = cache.position();
+  as_.place(base, cache.write_at(base));
+  cache.take(as_.size());
+  return {.enter = as_.placed(base, enter_),
+          .exit = as_.placed(base, exit_),
+          .exit_saved = as_.placed(base, exit_saved_),
+          .fill = as_.placed(base, fill_),
+          .load_fpu = as_.placed(base, load_fpu_),
+          .return_miss = as_.placed(base, return_miss_),
+          .return_empty = as_.placed(base, return_empty_),
+          .string = as_.placed(base, string_)};
+}
+
+}  // namespace
+
+Thunks make_thunks(CodeCache& cache, PrepareFpu prepare_fpu) { return ThunkWriter(prepare_fpu).write(cache); }
+
+}  // namespace vert::bt
