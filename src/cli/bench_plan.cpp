@@ -5,6 +5,7 @@
 #include <array>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <sstream>
 
 #include "cli/text.hpp"
@@ -66,19 +67,20 @@ u64 suite_count(const BenchProgram& program, std::string_view engine) {
   return engine == "interp" ? std::max<u64>(program.count / kReferenceShare, 1) : program.count;
 }
 
-std::vector<double> sorted_column(const std::vector<BenchRow>& rows, std::size_t task) {
-  std::vector<double> column;
-  for (const BenchRow& row : rows) column.push_back(row[task]);
-  std::ranges::sort(column);
-  return column;
+std::vector<double> column(const std::vector<BenchRow>& rows, std::size_t task) {
+  std::vector<double> values;
+  for (const BenchRow& row : rows) values.push_back(row[task]);
+  return values;
 }
 
-double total(const std::vector<BenchRow>& rows) {
-  double sum = 0;
-  for (const BenchRow& row : rows) {
-    for (const double seconds : row) sum += seconds;
-  }
-  return sum;
+double median_of(std::vector<double> values) {
+  std::ranges::sort(values);
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
+}
+
+double sum_of(const std::vector<double>& values) {
+  return std::accumulate(values.begin(), values.end(), 0.0);
 }
 
 Result<const BenchProgram*> find_program_of_suite(const std::string& name) {
@@ -138,19 +140,21 @@ Result<BenchOutput> parse_bench_output(const std::string& line) {
   return output;
 }
 
-double BenchResult::median(std::size_t task) const {
-  const std::vector<double> column = sorted_column(seconds, task);
-  const std::size_t middle = column.size() / 2;
-  return column.size() % 2 == 1 ? column[middle] : (column[middle - 1] + column[middle]) / 2;
-}
+double BenchResult::median(std::size_t task) const { return median_of(column(seconds, task)); }
 
-double BenchResult::best(std::size_t task) const { return sorted_column(seconds, task).front(); }
+double BenchResult::best(std::size_t task) const { return std::ranges::min(column(seconds, task)); }
 
 double BenchResult::nanoseconds_per_unit(std::size_t task, double run_seconds) const {
   return run_seconds * 1e9 / static_cast<double>(tasks[task].count);
 }
 
-double BenchResult::clock_ratio() const { return total(host_seconds) / total(seconds); }
+double BenchResult::clock_ratio() const {
+  std::vector<double> ratios;
+  for (std::size_t task = 0; task < tasks.size(); ++task) {
+    ratios.push_back(sum_of(column(host_seconds, task)) / sum_of(column(seconds, task)));
+  }
+  return median_of(std::move(ratios));
+}
 
 double bench_ratio(const BenchResult& result, const BenchResult& bare, std::size_t task,
                    BenchStatistic statistic) {

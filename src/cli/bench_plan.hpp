@@ -70,7 +70,8 @@ struct BenchResult {
   [[nodiscard]] double median(std::size_t task) const;
   [[nodiscard]] double best(std::size_t task) const;
   [[nodiscard]] double nanoseconds_per_unit(std::size_t task, double run_seconds) const;
-  /// All host time over all guest time: 1 if the guest's clock is right.
+  /// The median of the tasks' host time over guest time: 1 if the guest's clock is right. A median, for the
+  /// host's time of a run has also what a program does before and after its own.
   [[nodiscard]] double clock_ratio() const;
 };
 

@@ -124,6 +124,14 @@ TEST_F(BenchStatisticsTest, RatiosAreOfTheTimeForOneTurn) {
   EXPECT_DOUBLE_EQ(guest_.clock_ratio(), 2.0);
 }
 
+TEST_F(BenchStatisticsTest, TheClockIsNotMisledByWhatAProgramPrepares) {
+  const auto programs = choose_programs(BenchScale::suite, "sum,getppid,chase").value();
+  guest_.tasks = {{programs[0], 1}, {programs[1], 1}, {programs[2], 1}};
+  guest_.seconds = {{1, 1, 1}, {1, 1, 1}};
+  guest_.host_seconds = {{1.01, 1, 9}, {1.01, 1, 9}};
+  EXPECT_DOUBLE_EQ(guest_.clock_ratio(), 1.01);
+}
+
 TEST_F(BenchStatisticsTest, MedianOfAnEvenNumberIsBetweenTheMiddleTwo) {
   bare_.seconds.push_back({10, 1});
   EXPECT_DOUBLE_EQ(bare_.median(0), 2.5);
