@@ -47,7 +47,9 @@ u32 Assembler::placed(u32 base, Label label) const {
   return placed(base, labels_[label.id].site);
 }
 
-void Assembler::raw(std::span<const u8> bytes) { section_->insert(section_->end(), bytes.begin(), bytes.end()); }
+void Assembler::raw(std::span<const u8> bytes) {
+  section_->insert(section_->end(), bytes.begin(), bytes.end());
+}
 
 void Assembler::word32(u32 value) {
   std::array<u8, 4> bytes;
@@ -100,8 +102,8 @@ void Assembler::modrm_memory(u8 reg, const HostMem& mem) {
     word32(static_cast<u32>(mem.displacement));
 }
 
-void Assembler::memory_form(std::span<const u8> escape, u8 op, u8 reg, const HostMem& mem, bool wide, u8 prefix,
-                            bool byte_register) {
+void Assembler::memory_form(std::span<const u8> escape, u8 op, u8 reg, const HostMem& mem, bool wide,
+                            u8 prefix, bool byte_register) {
   if (mem.gs) byte(kGsPrefix);
   if (prefix != 0) byte(prefix);
   const u8 rex = static_cast<u8>((wide ? 8 : 0) | high(reg) << 2 | high(mem.index) << 1 | high(mem.base));
@@ -159,9 +161,7 @@ void Assembler::store_imm(const HostMem& to, i32 value, unsigned size) {
       byte(static_cast<u8>(value));
       byte(static_cast<u8>(value >> 8));
       return;
-    default:
-      memory_form({}, 0xC7, 0, to, size == 8);
-      word32(static_cast<u32>(value));
+    default: memory_form({}, 0xC7, 0, to, size == 8); word32(static_cast<u32>(value));
   }
 }
 

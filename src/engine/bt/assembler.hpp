@@ -1,7 +1,8 @@
-// Host code of one block under construction: two sections, labels, and the few instructions that translations need.
+// Host code of one block under construction: two sections, labels, and the few instructions that translations
+// need.
 //
-// `hot` is what usually runs; `cold` comes behind it. Everything is position-independent until place(). On the
-// vCPU's thread, reused for each block.
+// `hot` is what usually runs; `cold` comes behind it. Everything is position-independent until place(). On
+// the vCPU's thread, reused for each block.
 #pragma once
 
 #include <span>
@@ -95,7 +96,9 @@ class Assembler {
   [[nodiscard]] u32 position() const { return static_cast<u32>(section_->size()); }
   [[nodiscard]] bool in_cold() const { return section_ == &cold_; }
   /// Offset in the code cache of something written here, once the block is placed at `base`.
-  [[nodiscard]] u32 placed(u32 base, Site site) const { return base + (site.cold ? hot_size() : 0) + site.offset; }
+  [[nodiscard]] u32 placed(u32 base, Site site) const {
+    return base + (site.cold ? hot_size() : 0) + site.offset;
+  }
   [[nodiscard]] u32 placed(u32 base, Label label) const;
 
   /// Resolves all jumps for a block at `base` (an offset in the code cache) and copies it to `to`.
@@ -104,8 +107,8 @@ class Assembler {
  private:
   struct Fixup {
     bool cold;
-    u32 offset;    // of the displacement in its section
-    u32 target;    // label id, or cache offset if `out`
+    u32 offset;  // of the displacement in its section
+    u32 target;  // label id, or cache offset if `out`
     bool out;
     bool is_short;
   };

@@ -22,7 +22,8 @@ bool backward(const GuestInsn& guest) {
          guest.insn.imm <= 0;
 }
 
-void decode_run(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan) {
+void decode_run(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
+                BlockPlan& plan) {
   unsigned branches = 0;
   u64 at = 0;
   while (plan.count < BlockPlan::kMaxInsns && at < bytes.size()) {
@@ -127,7 +128,13 @@ bool Tracker::step_known(const GuestInsn& guest) {
 }
 
 Access stack_access(unsigned i, const Symbols& symbols, u8 reg, i32 offset, unsigned word, bool write) {
-  return {static_cast<u16>(i), symbols[reg].base, reg, write, static_cast<u8>(word), symbols[reg].offset + offset, -1};
+  return {static_cast<u16>(i),
+          symbols[reg].base,
+          reg,
+          write,
+          static_cast<u8>(word),
+          symbols[reg].offset + offset,
+          -1};
 }
 
 Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols, unsigned word) {
@@ -135,8 +142,8 @@ Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols
   Access access{.insn = static_cast<u16>(i),
                 .write = guest.writes_memory,
                 .size = static_cast<u8>(guest.memory_size())};
-  if (mem.base >= kGprCount || mem.index != MemoryOperand::kNoRegister || mem.segment == kFs || mem.segment == kGs ||
-      guest.insn.address_size != word || mem.absolute64)
+  if (mem.base >= kGprCount || mem.index != MemoryOperand::kNoRegister || mem.segment == kFs ||
+      mem.segment == kGs || guest.insn.address_size != word || mem.absolute64)
     return access;
   access.reg = mem.base;
   access.base = symbols[mem.base].base;
@@ -164,8 +171,8 @@ void add_accesses(unsigned i, const Symbols& symbols, unsigned word, BlockPlan& 
   }
 }
 
-/// Forms groups: the most used bases first, in stretches of the block that no other group has yet (the one register
-/// for it belongs to one group at a time).
+/// Forms groups: the most used bases first, in stretches of the block that no other group has yet (the one
+/// register for it belongs to one group at a time).
 class Grouper {
  public:
   Grouper(BlockPlan& plan, const std::vector<Symbols>& symbols) : plan_(plan), symbols_(symbols) {}
@@ -300,7 +307,8 @@ unsigned BlockPlan::quiet_before(unsigned limit, unsigned first) const {
   return limit;
 }
 
-void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan) {
+void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
+                BlockPlan& plan) {
   plan.count = 0;
   plan.groups.clear();
   decode_run(bytes, rip, mode, model, plan);

@@ -16,8 +16,9 @@ u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user)
   const PageKey key{linear, host, user};
   const auto [place, added] = page_index_.try_emplace(key, static_cast<u32>(pages_.size()));
   if (!added) return place->second;
-  // Tokens are not used again: code of a page that was forgotten must not be taken for another's. They fit a positive
-  // immediate; a guest that makes two thousand million pages of code first fills the cache, and clears this, many times.
+  // Tokens are not used again: code of a page that was forgotten must not be taken for another's. They fit a
+  // positive immediate; a guest that makes two thousand million pages of code first fills the cache, and
+  // clears this, many times.
   next_token_ = next_token_ == 0x7FFFFFFF ? 1 : next_token_ + 1;
   pages_.push_back({linear, host, frame, user, next_token_, {}});
   frames_[frame].push_back(place->second);

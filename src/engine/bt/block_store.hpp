@@ -1,7 +1,7 @@
 // Which code has been translated: pages of guest code, their blocks, and the ways out of these.
 //
-// One for each translator, on its thread. Everything goes at once when the code cache is full; a page goes when it was
-// written.
+// One for each translator, on its thread. Everything goes at once when the code cache is full; a page goes
+// when it was written.
 #pragma once
 
 #include <unordered_map>
@@ -30,7 +30,7 @@ struct Block {
   u32 checked_entry = 0;
   u32 inner_entry = 0;
   u16 insn_count = 0;
-  bool dead = false;     // its page was written
+  bool dead = false;  // its page was written
 };
 
 class BlockStore {
@@ -75,7 +75,8 @@ class BlockStore {
   };
   struct PageHash {
     std::size_t operator()(const PageKey& key) const {
-      return std::hash<u64>()(key.linear * 0x9E3779B97F4A7C15 ^ reinterpret_cast<u64>(key.host) ^ (key.user ? 1 : 0));
+      return std::hash<u64>()(key.linear * 0x9E3779B97F4A7C15 ^ reinterpret_cast<u64>(key.host) ^
+                              (key.user ? 1 : 0));
     }
   };
   void forget_page(u32 index);

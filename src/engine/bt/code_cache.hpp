@@ -1,7 +1,8 @@
-// The code cache: memory for generated code, mapped twice, so that no mapping is both writable and executable.
+// The code cache: memory for generated code, mapped twice, so that no mapping is both writable and
+// executable.
 //
-// One for each translator, on its thread. Addresses in it are offsets, the same in both mappings. It is emptied as a
-// whole when it is full.
+// One for each translator, on its thread. Addresses in it are offsets, the same in both mappings. It is
+// emptied as a whole when it is full.
 #pragma once
 
 #include "base/error.hpp"

@@ -1,8 +1,9 @@
 // Context: what generated code reaches, at fixed offsets from the host's GS base.
 //
-// One for each translator (so for each vCPU), on its thread; `attention` and `code_tokens` alone are also written by
-// other threads. While generated code runs, guest registers live in the host's (host_registers.hpp), the arithmetic
-// flags in the host's, vector and x87 registers in the host's if `fpu_loaded`; everything else is here or in CpuState.
+// One for each translator (so for each vCPU), on its thread; `attention` and `code_tokens` alone are also
+// written by other threads. While generated code runs, guest registers live in the host's
+// (host_registers.hpp), the arithmetic flags in the host's, vector and x87 registers in the host's if
+// `fpu_loaded`; everything else is here or in CpuState.
 #pragma once
 
 #include <array>
@@ -15,9 +16,10 @@
 
 namespace vert::bt {
 
-/// An entry of the soft TLB. `tag` is the guest-linear address of a page; a guest address in it plus `addend` is the
-/// host's. An access of `size` bytes at `address` hits iff (address ^ tag) <= kPageSize - size, which also tells that
-/// it does not leave the page. Only RAM is here, and for writing only pages without marks (GuestMemory).
+/// An entry of the soft TLB. `tag` is the guest-linear address of a page; a guest address in it plus `addend`
+/// is the host's. An access of `size` bytes at `address` hits iff (address ^ tag) <= kPageSize - size, which
+/// also tells that it does not leave the page. Only RAM is here, and for writing only pages without marks
+/// (GuestMemory).
 struct TlbEntry {
   u64 tag;
   u64 addend;
@@ -39,16 +41,17 @@ struct TlbBank {
   std::array<TlbEntry, kTlbSize> write;
 };
 
-/// Pages that code was fetched from. Generated code on a page checks that the page's slot holds its own token: a number
-/// that stands for (linear page, host page, user or supervisor). 0 is nobody's token.
+/// Pages that code was fetched from. Generated code on a page checks that the page's slot holds its own
+/// token: a number that stands for (linear page, host page, user or supervisor). 0 is nobody's token.
 inline constexpr unsigned kTokenSlots = 2048;
 [[nodiscard]] constexpr unsigned token_slot(u64 linear) {
   const u64 page = linear >> kPageShift;
   return static_cast<unsigned>(page ^ (page >> 11)) % kTokenSlots;
 }
 
-/// Where Context::large_pages remembers a large page: kernel and user halves apart, since INVLPG of user pages is
-/// frequent and kernels map all of RAM with large pages. Stretches of 4 MiB, and of 1 GiB for larger pages than that.
+/// Where Context::large_pages remembers a large page: kernel and user halves apart, since INVLPG of user
+/// pages is frequent and kernels map all of RAM with large pages. Stretches of 4 MiB, and of 1 GiB for larger
+/// pages than that.
 inline constexpr unsigned kLargePageSlots = 2048;
 struct LargePagePlace {
   unsigned set;
@@ -63,8 +66,8 @@ struct LargePagePlace {
 inline constexpr unsigned kWriteFilterBits = 1U << 15;
 [[nodiscard]] constexpr unsigned write_filter_bit(memory::Frame frame) { return frame % kWriteFilterBits; }
 
-/// Where an indirect branch goes: a direct-mapped table. `key` is minus (RIP plus the mode's salt), so that adding
-/// finds a match without touching the flags.
+/// Where an indirect branch goes: a direct-mapped table. `key` is minus (RIP plus the mode's salt), so that
+/// adding finds a match without touching the flags.
 inline constexpr unsigned kJumpBits = 12;
 inline constexpr unsigned kJumps = 1U << kJumpBits;
 inline constexpr u64 kJumpMask = u64{kJumps - 1} << 2;
@@ -74,7 +77,8 @@ inline constexpr u64 kJumpMask = u64{kJumps - 1} << 2;
 inline constexpr std::size_t kXsaveSize = 2816;
 
 struct alignas(64) Context {
-  std::array<u64, 16> gpr{};  // the guest's, while no generated code runs; the slots of those that have no host register always
+  std::array<u64, 16> gpr{};  // the guest's, while no generated code runs; the slots of those that have no
+                              // host register always
   u64 rip = 0;                // valid when generated code was left
   u64 rflags_arithmetic = 0;  // CF PF AF ZF SF OF when generated code was left
   u64 host_rsp = 0;           // the C++ stack
@@ -85,9 +89,9 @@ struct alignas(64) Context {
   u64 save_rcx = 0;
   u64 save_flags = 0;
   u64 call_target = 0;
-  u64 last_return = 0;        // the exit that stands for the RET that was executed last
-  u64 rflags_rest = 0;        // RFLAGS without the arithmetic flags, IF and DF
-  u64 salt = 0;               // Mode::salt() of the code that runs
+  u64 last_return = 0;  // the exit that stands for the RET that was executed last
+  u64 rflags_rest = 0;  // RFLAGS without the arithmetic flags, IF and DF
+  u64 salt = 0;         // Mode::salt() of the code that runs
   u32 host_mxcsr = 0x1F80;
   Context* self = this;
 
@@ -97,14 +101,14 @@ struct alignas(64) Context {
   u64 kernel_gs_base = 0;
   u64 tsc_offset = 0;
   u32 tsc_aux = 0;
-  u8 interrupt_flag = 0;   // RFLAGS.IF
-  u8 direction_flag = 0;   // RFLAGS.DF
+  u8 interrupt_flag = 0;          // RFLAGS.IF
+  u8 direction_flag = 0;          // RFLAGS.DF
   std::atomic<u8> attention = 0;  // leave generated code at the next look
-  u8 fpu_loaded = 0;       // the host's vector and x87 registers are the guest's
-  u8 fpu_in_image = 0;     // `xsave` is newer than CpuState's
-  u8 held = 0;             // something waits for IF to be set
+  u8 fpu_loaded = 0;              // the host's vector and x87 registers are the guest's
+  u8 fpu_in_image = 0;            // `xsave` is newer than CpuState's
+  u8 held = 0;                    // something waits for IF to be set
   u64 jump_mask = kJumpMask;
-  u64 budget = 0;          // instructions left, in counted mode
+  u64 budget = 0;  // instructions left, in counted mode
 
   cpu::CpuState* state = nullptr;
   memory::GuestMemory* memory = nullptr;
@@ -125,9 +129,10 @@ struct alignas(64) Context {
   std::array<const u8*, kJumps> jump_code{};
   std::array<TlbBank, kPrivileges> tlb;
 
-  // Which slots of the user's bank, and in the others of pages that are not global or lie in the lower half, were filled
-  // since the last flush (the slot's index, and its bank above kTlbIndexBits): so that a change of address space costs
-  // what the last one used. Likewise the slots of code_tokens. Overflow, a count of one more than fits: flush all.
+  // Which slots of the user's bank, and in the others of pages that are not global or lie in the lower half,
+  // were filled since the last flush (the slot's index, and its bank above kTlbIndexBits): so that a change
+  // of address space costs what the last one used. Likewise the slots of code_tokens. Overflow, a count of
+  // one more than fits: flush all.
   static constexpr unsigned kFills = 1024;
   std::array<u16, kFills> fills;
   u32 fill_count = 0;
@@ -135,8 +140,9 @@ struct alignas(64) Context {
   std::array<u16, kTokenFills> token_fills;  // token_slot(), plus kTokenSlots for the user's
   u32 token_fill_count = 0;
 
-  // Which stretches of address space hold large pages of which a part is in the TLB (large_page_place), and which
-  // frames write entries may exist for (write_filter_bit): bit sets that say yes too often, never too seldom.
+  // Which stretches of address space hold large pages of which a part is in the TLB (large_page_place), and
+  // which frames write entries may exist for (write_filter_bit): bit sets that say yes too often, never too
+  // seldom.
   std::array<std::array<u64, kLargePageSlots / 64>, 4> large_pages{};
   std::array<u64, kWriteFilterBits / 64> write_filter{};
 

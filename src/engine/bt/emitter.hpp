@@ -1,7 +1,8 @@
 // Makes a block's host code from its plan. On the vCPU's thread, reused for each block.
 //
-// Layout: a checked entry, which compares the page's token; the inner entry, for jumps from the same page; the
-// instructions; and, cold, what happens on misses and the ways out. ARCHITECTURE.md tells the conventions.
+// Layout: a checked entry, which compares the page's token; the inner entry, for jumps from the same page;
+// the instructions; and, cold, what happens on misses and the ways out. ARCHITECTURE.md tells the
+// conventions.
 #pragma once
 
 #include <array>
@@ -39,7 +40,7 @@ struct CodeExit {
   i32 popped = 0;         // kIndirect: bytes that the branch has taken off the stack; a call: negative
   u16 insn = 0;           // in its block
   u32 block = 0;
-  u32 site = 0;           // kLink: the displacement to patch, in the code cache
+  u32 site = 0;  // kLink: the displacement to patch, in the code cache
   u64 rip = 0;
 };
 
@@ -56,7 +57,7 @@ struct Mark {
 struct Thunks {
   u32 enter = 0;
   u32 exit = 0;
-  u32 exit_saved = 0;    // as exit, when the guest's registers are in the Context already
+  u32 exit_saved = 0;  // as exit, when the guest's registers are in the Context already
   u32 fill = 0;
   u32 load_fpu = 0;
   u32 return_miss = 0;   // with the guest's return address in kAddress
@@ -93,7 +94,8 @@ class Emitter {
     bool flags_saved = false;
   };
 
-  // One file each: emitter.cpp (frame, exits, flags), emitter_memory.cpp, emitter_insn.cpp, emitter_control.cpp.
+  // One file each: emitter.cpp (frame, exits, flags), emitter_memory.cpp, emitter_insn.cpp,
+  // emitter_control.cpp.
   void entry();
   void checks_before(unsigned i);
   void load_fpu();

@@ -1,8 +1,9 @@
 // Branches, calls and returns.
 //
-// A guest's CALL is a host's CALL too, on the return stack, so that the processor predicts the guest's returns. A
-// return passes the guest's return address in kAddress; where it lands, that is compared with the address that the call
-// pushed. All of it leaves the flags alone, since no flag is dead across a branch whose target is not known.
+// A guest's CALL is a host's CALL too, on the return stack, so that the processor predicts the guest's
+// returns. A return passes the guest's return address in kAddress; where it lands, that is compared with the
+// address that the call pushed. All of it leaves the flags alone, since no flag is dead across a branch whose
+// target is not known.
 #include "engine/bt/emitter.hpp"
 #include "engine/bt/host_registers.hpp"
 
@@ -31,7 +32,10 @@ void Emitter::branch(unsigned i) {
   if (flags_ == Flags::kSaved) restore_flags();
   const Label stub = assembler_.make_label();
   assembler_.jcc(static_cast<Cond>(insn(i).insn.opcode & kConditionBits), stub);
-  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = target_of(insn(i), request_->mode.code32)}, stub);
+  link({.kind = ExitKind::kLink,
+        .insn = static_cast<u16>(i + 1),
+        .rip = target_of(insn(i), request_->mode.code32)},
+       stub);
 }
 
 void Emitter::push_return_address(unsigned i) {
@@ -56,7 +60,10 @@ void Emitter::call(unsigned i) {
   if (flags_ == Flags::kSaved) restore_flags();
   const Label stub = assembler_.make_label();
   assembler_.call(stub);
-  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = target_of(insn(i), request_->mode.code32)}, stub);
+  link({.kind = ExitKind::kLink,
+        .insn = static_cast<u16>(i + 1),
+        .rip = target_of(insn(i), request_->mode.code32)},
+       stub);
   landing(i);
 }
 
@@ -122,10 +129,8 @@ void Emitter::return_near(unsigned i) {
   const auto popped = static_cast<i32>(word() + static_cast<u16>(insn(i).insn.imm));
   adjust_stack(popped);
   if (flags_ == Flags::kSaved) restore_flags();
-  const u32 exit = add_exit({.kind = ExitKind::kIndirect,
-                             .popped = popped,
-                             .insn = static_cast<u16>(i + 1),
-                             .rip = insn(i).rip});
+  const u32 exit = add_exit(
+      {.kind = ExitKind::kIndirect, .popped = popped, .insn = static_cast<u16>(i + 1), .rip = insn(i).rip});
   assembler_.store_imm(VERT_FIELD(last_return), static_cast<i32>(exit));
   assembler_.ret();
 }
@@ -140,7 +145,8 @@ void Emitter::lookup(unsigned i, i32 popped) {
   assembler_.jrcxz(hit);
   assembler_.mov(kRcx, kDelta);
   assembler_.store(VERT_FIELD(rip), kAddress);
-  leave(add_exit({.kind = ExitKind::kIndirect, .popped = popped, .insn = static_cast<u16>(i + 1), .rip = insn(i).rip}));
+  leave(add_exit(
+      {.kind = ExitKind::kIndirect, .popped = popped, .insn = static_cast<u16>(i + 1), .rip = insn(i).rip}));
   assembler_.bind(hit);
   assembler_.mov(kRcx, kDelta);
   assembler_.jmp_mem(indexed_field(offsetof(Context, jump_code), kScratch, 8));

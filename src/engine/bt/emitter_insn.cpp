@@ -12,8 +12,8 @@ using namespace x86;
 
 namespace {
 
-/// Whether the host's processor may fault on the copy: RAM is always there, but divisions overflow, vector operands may
-/// have to be aligned, and floating-point exceptions may be unmasked.
+/// Whether the host's processor may fault on the copy: RAM is always there, but divisions overflow, vector
+/// operands may have to be aligned, and floating-point exceptions may be unmasked.
 bool may_fault(const GuestInsn& guest) {
   switch (guest.insn.mnemonic) {
     case ZYDIS_MNEMONIC_DIV:
@@ -66,7 +66,8 @@ void Emitter::interpret(unsigned i) {
     assembler_.store(VERT_FIELD(call_target), kAddress);
   }
   if (flags_ == Flags::kSaved) restore_flags();
-  leave(add_exit({.kind = ExitKind::kInterpret, .effect = effect, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+  leave(add_exit(
+      {.kind = ExitKind::kInterpret, .effect = effect, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
 }
 
 void Emitter::copy(unsigned i) {
@@ -95,7 +96,8 @@ void Emitter::write_copy(unsigned i, HostOperands host) {
     if (kind != ZYDIS_REGCLASS_GPR64 && kind != ZYDIS_REGCLASS_GPR32 && kind != ZYDIS_REGCLASS_GPR16 &&
         kind != ZYDIS_REGCLASS_GPR8)
       continue;
-    const ZydisRegister whole = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, operand.reg.value);
+    const ZydisRegister whole =
+        ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, operand.reg.value);
     named |= static_cast<u16>(1U << ZydisRegisterGetId(whole));
   }
   const u16 homeless = named & kHomeless;
@@ -123,7 +125,8 @@ void Emitter::write_copy(unsigned i, HostOperands host) {
   const unsigned length =
       rewrite(guest.details.instruction, guest.details.operands(), guest.insn.encoding(), host, bytes);
   if (length == 0) return leave_to_interpreter(i);
-  if (may_fault(guest)) marks_.push_back({assembler_.position(), static_cast<u16>(i), flags_ == Flags::kSaved});
+  if (may_fault(guest))
+    marks_.push_back({assembler_.position(), static_cast<u16>(i), flags_ == Flags::kSaved});
   assembler_.raw(std::span(bytes).first(length));
   for (u8 reg = 0; reg < kGprCount; ++reg)
     if ((stores >> reg & 1) != 0) assembler_.store(slot(reg), host.gpr[reg]);

@@ -34,7 +34,8 @@ void Emitter::linear_address(unsigned i, u8 to, bool segment) {
   const GuestInsn& guest = insn(i);
   const MemoryOperand& mem = guest.insn.mem;
   const bool wide_address = guest.insn.address_size == 8;
-  if (mem.base == MemoryOperand::kRip || (mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister)) {
+  if (mem.base == MemoryOperand::kRip ||
+      (mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister)) {
     u64 address = mem.absolute64 ? static_cast<u64>(guest.insn.imm)
                                  : static_cast<u64>(static_cast<i64>(mem.displacement));
     if (mem.base == MemoryOperand::kRip) address += guest.next_rip();
@@ -61,7 +62,8 @@ void Emitter::linear_address(unsigned i, u8 to, bool segment) {
 void Emitter::probe(u32 size, bool write, Label miss) {
   assembler_.rorx(kScratch, kAddress, kIndexRotation);
   assembler_.and_imm32(kScratch, kIndexMask);
-  assembler_.xor_load(kAddress, indexed_field(bank_offset(request_->mode, write) + offsetof(TlbEntry, tag), kScratch));
+  assembler_.xor_load(kAddress,
+                      indexed_field(bank_offset(request_->mode, write) + offsetof(TlbEntry, tag), kScratch));
   assembler_.cmp_imm(kAddress, static_cast<i32>(kPageSize - size), true);
   assembler_.jcc(Cond::kA, miss);
 }
@@ -77,7 +79,8 @@ void Emitter::access_address(unsigned i, const Access& access, u8 to) {
   assembler_.lea(to, {.base = kHostRegister[access.reg], .displacement = displacement}, wide());
 }
 
-/// The operand as [register + index + displacement] if its address is a register in the host's plus a constant.
+/// The operand as [register + index + displacement] if its address is a register in the host's plus a
+/// constant.
 std::optional<HostMem> Emitter::direct(unsigned i, const Access& access, u8 index) {
   if (access.base == 0) return std::nullopt;
   const i32 displacement = is_operand(i, access) ? insn(i).insn.mem.displacement
@@ -122,14 +125,15 @@ HostMem Emitter::reach_alone(unsigned i, const Access& access) {
   return {.base = kAddress, .index = kScratch};
 }
 
-/// One check for a group: leaves host minus guest address in kDelta. Where its stretch crosses a page's end, goes on in
-/// code that shares nothing.
+/// One check for a group: leaves host minus guest address in kDelta. Where its stretch crosses a page's end,
+/// goes on in code that shares nothing.
 void Emitter::group_check(const Group& group, unsigned i) {
   const std::size_t bank = bank_offset(request_->mode, group.write);
   const Label miss = assembler_.make_label();
   const auto address = [&] {
     assembler_.lea(kAddress,
-                   {.base = value_of(group.reg, kAddress), .displacement = group.low - group.reg_offset}, wide());
+                   {.base = value_of(group.reg, kAddress), .displacement = group.low - group.reg_offset},
+                   wide());
   };
   free_flags(i);
   const Label retry = assembler_.here();

@@ -13,10 +13,11 @@ namespace vert::bt {
 namespace {
 
 // Legacy area (SDM 1, table 10-2) and header.
-constexpr std::size_t kFcw = 0, kFsw = 2, kFtw = 4, kFop = 6, kFip = 8, kFdp = 16, kMxcsr = 24, kSt = 32, kXmm = 160;
+constexpr std::size_t kFcw = 0, kFsw = 2, kFtw = 4, kFop = 6, kFip = 8, kFdp = 16, kMxcsr = 24, kSt = 32,
+                      kXmm = 160;
 constexpr std::size_t kHeader = 512;
-constexpr u64 kWanted = x86::xcr0::X87 | x86::xcr0::SSE | x86::xcr0::AVX | x86::xcr0::OPMASK | x86::xcr0::ZMM_HI256 |
-                        x86::xcr0::HI16_ZMM;
+constexpr u64 kWanted = x86::xcr0::X87 | x86::xcr0::SSE | x86::xcr0::AVX | x86::xcr0::OPMASK |
+                        x86::xcr0::ZMM_HI256 | x86::xcr0::HI16_ZMM;
 
 struct Host {
   u32 components = 0;

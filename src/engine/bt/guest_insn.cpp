@@ -126,7 +126,8 @@ u8 implied_fpu(const ZydisDecodedInstruction& decoded) {
   if (decoded.meta.category == ZYDIS_CATEGORY_CONVERT) {
     if (decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) return fpu::kAvx512;
     if (decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) return fpu::kAvx;
-    return decoded.meta.isa_set == ZYDIS_ISA_SET_SSE || decoded.meta.isa_set == ZYDIS_ISA_SET_SSE2 ? fpu::kSse : u8{0};
+    return decoded.meta.isa_set == ZYDIS_ISA_SET_SSE || decoded.meta.isa_set == ZYDIS_ISA_SET_SSE2 ? fpu::kSse
+                                                                                                   : u8{0};
   }
   switch (decoded.mnemonic) {
     case ZYDIS_MNEMONIC_VZEROALL:
@@ -166,9 +167,11 @@ bool collect_operands(GuestInsn& guest) {
         if (is_gpr(reg)) guest.gprs_read |= static_cast<u16>(1U << gpr_number(reg));
       const bool explicit_modrm = operand.encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM ||
                                   operand.encoding == ZYDIS_OPERAND_ENCODING_DISP16_32_64;
-      const bool usual = operand.mem.type == ZYDIS_MEMOP_TYPE_MEM || operand.mem.type == ZYDIS_MEMOP_TYPE_AGEN;
+      const bool usual =
+          operand.mem.type == ZYDIS_MEMOP_TYPE_MEM || operand.mem.type == ZYDIS_MEMOP_TYPE_AGEN;
       plain = plain && guest.memory < 0 && explicit_modrm && usual &&
               operand.visibility != ZYDIS_OPERAND_VISIBILITY_HIDDEN;
+      if (operand.visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) continue;  // the stack, string elements
       guest.memory = static_cast<i8>(i);
       guest.writes_memory = guest.writes_memory || writes;
     }
@@ -224,7 +227,8 @@ Form branch_form(const GuestInsn& guest, const Mode& mode) {
     case ZYDIS_MNEMONIC_LOOPNE:
     case ZYDIS_MNEMONIC_XBEGIN: return Form::kInterpret;
     default:
-      return guest.details.instruction.meta.category == ZYDIS_CATEGORY_COND_BR ? Form::kBranch : Form::kInterpret;
+      return guest.details.instruction.meta.category == ZYDIS_CATEGORY_COND_BR ? Form::kBranch
+                                                                               : Form::kInterpret;
   }
 }
 
@@ -274,7 +278,8 @@ Form system_form(const GuestInsn& guest, const Mode& mode) {
     case ZYDIS_MNEMONIC_SYSRET: return mode.user() || mode.code32 ? Form::kInterpret : Form::kSystemReturn;
     case ZYDIS_MNEMONIC_IRETQ: return mode.user() || mode.code32 ? Form::kInterpret : Form::kInterruptReturn;
     case ZYDIS_MNEMONIC_RDFSBASE:
-    case ZYDIS_MNEMONIC_RDGSBASE: return mode.fs_gs_base && !mode.code32 ? Form::kSegmentBase : Form::kInterpret;
+    case ZYDIS_MNEMONIC_RDGSBASE:
+      return mode.fs_gs_base && !mode.code32 ? Form::kSegmentBase : Form::kInterpret;
     default: return Form::kInterpret;
   }
 }
@@ -301,7 +306,8 @@ Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEA) return plain ? Form::kLea : Form::kInterpret;
   if (!plain || !is_plain_category(decoded.meta.category) || is_special(guest.insn.mnemonic))
     return system_form(guest, mode);
-  if (guest.has_memory() && (guest.memory_size() == 0 || guest.memory_size() > kMaxOperand)) return Form::kInterpret;
+  if (guest.has_memory() && (guest.memory_size() == 0 || guest.memory_size() > kMaxOperand))
+    return Form::kInterpret;
   // BT and its kin with a bit offset in a register reach beyond their operand.
   if (guest.has_memory() && decoded.meta.category == ZYDIS_CATEGORY_BITBYTE &&
       guest.insn.operands[1].kind == OperandKind::kGpr && guest.insn.operands[0].kind == OperandKind::kMemory)
@@ -326,7 +332,8 @@ bool GuestInsn::ends_block() const {
   }
 }
 
-void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model, GuestInsn& guest) {
+void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
+                  GuestInsn& guest) {
   guest.rip = rip;
   guest.form = Form::kInterpret;
   guest.flags_read = guest.flags_killed = 0;
@@ -349,7 +356,8 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   // Everything that leaves for the interpreter, or may, needs its flags.
   if (guest.form != Form::kCopy && guest.form != Form::kLea && guest.form != Form::kNothing &&
       guest.form != Form::kPush && guest.form != Form::kPop && guest.form != Form::kLeave &&
-      guest.form != Form::kClearInterrupt && guest.form != Form::kTimeStamp && guest.form != Form::kSegmentBase) {
+      guest.form != Form::kClearInterrupt && guest.form != Form::kTimeStamp &&
+      guest.form != Form::kSegmentBase) {
     guest.flags_read = kArithmeticFlags;
     guest.flags_killed = 0;
   }

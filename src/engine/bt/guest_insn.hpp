@@ -10,11 +10,11 @@ namespace vert::bt {
 
 /// How an instruction is translated.
 enum class Form : u8 {
-  kCopy,       // as it is, with registers renamed and at most one memory operand rewritten
+  kCopy,  // as it is, with registers renamed and at most one memory operand rewritten
   kLea,
-  kNothing,    // hints: prefetches, NOPs, ENDBR
-  kPush,       // of a register, an immediate or memory
-  kPop,        // into a register
+  kNothing,  // hints: prefetches, NOPs, ENDBR
+  kPush,     // of a register, an immediate or memory
+  kPop,      // into a register
   kLeave,
   kPushFlags,
   kCall,
@@ -22,9 +22,9 @@ enum class Form : u8 {
   kReturn,
   kJump,
   kJumpIndirect,
-  kBranch,     // Jcc
-  kString,     // REP MOVS and STOS
-  kTimeStamp,  // RDTSC, RDTSCP
+  kBranch,       // Jcc
+  kString,       // REP MOVS and STOS
+  kTimeStamp,    // RDTSC, RDTSCP
   kSegmentBase,  // RDFSBASE and the like
   kSwapGs,
   kClearInterrupt,
@@ -47,9 +47,9 @@ struct GuestInsn {
   u16 flags_killed = 0;  // overwritten whatever they were
   u8 fpu = 0;            // what it needs of fpu::
   bool writes_memory = false;
-  u16 gprs_read = 0;     // explicit and hidden, address registers too
+  u16 gprs_read = 0;  // explicit and hidden, address registers too
   u16 gprs_written = 0;
-  i8 memory = -1;        // index of its memory operand in details, or -1
+  i8 memory = -1;  // index of its memory operand in details, or -1
 
   [[nodiscard]] u64 next_rip() const { return rip + insn.length; }
   [[nodiscard]] bool has_memory() const { return memory >= 0; }
@@ -60,8 +60,9 @@ struct GuestInsn {
   [[nodiscard]] bool ends_block() const;
 };
 
-/// Decodes what `bytes` begin with, for the mode, as the model has it. An instruction that cannot be decoded (invalid,
-/// too long, cut off by the end of `bytes`) is kInterpret with length 0.
-void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const x86::CpuModel& model, GuestInsn& guest);
+/// Decodes what `bytes` begin with, for the mode, as the model has it. An instruction that cannot be decoded
+/// (invalid, too long, cut off by the end of `bytes`) is kInterpret with length 0.
+void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const x86::CpuModel& model,
+                  GuestInsn& guest);
 
 }  // namespace vert::bt

@@ -14,7 +14,8 @@ extern "C" u64 leaf_fill(Context* context, u64 address, u32 request) {
 extern "C" u64 leaf_string(Context* context, u64 /*address*/, u32 request) {
   const u32 size = request & 0xFFFF;
   const u32 privilege = request >> 24;
-  return (request >> 16 & 1) != 0 ? leaf_rep_movs(context, size, privilege) : leaf_rep_stos(context, size, privilege);
+  return (request >> 16 & 1) != 0 ? leaf_rep_movs(context, size, privilege)
+                                  : leaf_rep_stos(context, size, privilege);
 }
 
 }  // namespace vert::bt

@@ -52,8 +52,8 @@ bool translatable(const cpu::CpuState& state) {
   if (!state.protected_mode()) return false;
   if (state.cpl == 3 && (state.rflags & rflags::AC) != 0 && (state.cr0 & cr0::AM) != 0) return false;
   if (state.code64()) return true;
-  return state.seg(kCs).is_big() && state.seg(kSs).is_big() && flat(state.seg(kCs)) && flat_data(state.seg(kSs)) &&
-         flat_data(state.seg(kDs)) && flat_data(state.seg(kEs));
+  return state.seg(kCs).is_big() && state.seg(kSs).is_big() && flat(state.seg(kCs)) &&
+         flat_data(state.seg(kSs)) && flat_data(state.seg(kDs)) && flat_data(state.seg(kEs));
 }
 
 }  // namespace vert::bt

@@ -19,26 +19,28 @@ struct Mode {
   bool code32 = false;
   cpu::Privilege privilege = cpu::Privilege::kSupervisor;
   u8 fpu = 0;
-  bool time_stamp = true;  // RDTSC is allowed
-  bool fs_gs_base = false; // CR4.FSGSBASE
-  bool counted = false;    // instructions are counted against Context::budget
-  bool unshared = false;   // each access checks for itself: for blocks whose shared checks meet page ends
+  bool time_stamp = true;   // RDTSC is allowed
+  bool fs_gs_base = false;  // CR4.FSGSBASE
+  bool counted = false;     // instructions are counted against Context::budget
+  bool unshared = false;    // each access checks for itself: for blocks whose shared checks meet page ends
 
   [[nodiscard]] bool user() const { return privilege == cpu::Privilege::kUser; }
   [[nodiscard]] x86::CodeSize code_size() const { return code32 ? x86::CodeSize::k32 : x86::CodeSize::k64; }
   [[nodiscard]] u16 key() const {
-    return static_cast<u16>((code32 ? 1 : 0) | static_cast<int>(privilege) << 1 | fpu << 3 | (time_stamp ? 0x80 : 0) |
-                            (fs_gs_base ? 0x100 : 0) | (counted ? 0x200 : 0) | (unshared ? 0x400 : 0));
+    return static_cast<u16>((code32 ? 1 : 0) | static_cast<int>(privilege) << 1 | fpu << 3 |
+                            (time_stamp ? 0x80 : 0) | (fs_gs_base ? 0x100 : 0) | (counted ? 0x200 : 0) |
+                            (unshared ? 0x400 : 0));
   }
   /// What is added to a RIP to make its key in the table of indirect branches.
   [[nodiscard]] i32 salt() const { return static_cast<i32>(key() & 0x3FF) << 20; }
 };
 
-/// The mode in which code at CS:RIP of `state` runs. Only for states that the translator takes: see translatable().
+/// The mode in which code at CS:RIP of `state` runs. Only for states that the translator takes: see
+/// translatable().
 [[nodiscard]] Mode mode_of(const cpu::CpuState& state);
 
-/// Whether generated code may run in this state at all: protected or long mode with flat segments, and nothing in play
-/// that must be looked at between instructions.
+/// Whether generated code may run in this state at all: protected or long mode with flat segments, and
+/// nothing in play that must be looked at between instructions.
 [[nodiscard]] bool translatable(const cpu::CpuState& state);
 
 }  // namespace vert::bt

@@ -1,7 +1,7 @@
 // A stack of host return addresses, which the host's RSP points into while generated code runs.
 //
-// Below it lies a page without access, and its last word leads to the thunk for returns without a call: running over or
-// empty costs predictions, nothing else.
+// Below it lies a page without access, and its last word leads to the thunk for returns without a call:
+// running over or empty costs predictions, nothing else.
 #pragma once
 
 #include <sys/mman.h>
@@ -15,7 +15,8 @@ namespace vert::bt {
 class ReturnStack {
  public:
   [[nodiscard]] static Result<ReturnStack> create() {
-    VERT_ASSIGN(auto mapping, base::Mapping::map(kGuard + kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS));
+    VERT_ASSIGN(auto mapping,
+                base::Mapping::map(kGuard + kSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS));
     if (mprotect(mapping.data(), kGuard, PROT_NONE) != 0) return make_error("cannot protect a return stack");
     return ReturnStack(std::move(mapping));
   }

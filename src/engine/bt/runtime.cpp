@@ -102,7 +102,8 @@ void Runtime::export_state() {
     state.gpr = context.gpr;
     state.rip = context.rip;
     state.rflags = (state.rflags & ~kSplitFlags) | (context.rflags_arithmetic & kArithmeticFlags) |
-                   (context.interrupt_flag != 0 ? rflags::IF : 0) | (context.direction_flag != 0 ? rflags::DF : 0);
+                   (context.interrupt_flag != 0 ? rflags::IF : 0) |
+                   (context.direction_flag != 0 ? rflags::DF : 0);
     state.seg(kFs).base = context.fs_base;
     state.seg(kGs).base = context.gs_base;
     state.msr.kernel_gs_base = context.kernel_gs_base;
@@ -168,7 +169,8 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
   const u64 epoch = fallback_->translation_epoch();
   if (epoch != epoch_) {
     epoch_ = epoch;
-    const bool only_cr3 = before.cr0 == state_->cr0 && before.cr4 == state_->cr4 && before.efer == state_->efer;
+    const bool only_cr3 =
+        before.cr0 == state_->cr0 && before.cr4 == state_->cr4 && before.efer == state_->efer;
     if (effect == Effect::kAddressSpace && only_cr3)
       flush_address_space(*context_);
     else if (effect == Effect::kPage && only_cr3 && before.cr3 == state_->cr3)

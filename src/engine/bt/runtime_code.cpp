@@ -29,8 +29,8 @@ Block* Runtime::find(u64 rip, const Mode& mode) {
   const cpu::Privilege privilege = mode.user() ? cpu::Privilege::kUser : cpu::Privilege::kSupervisor;
   cpu::Translation translation;
   Fault fault;
-  if (!cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(rip), cpu::AccessKind::kExecute, privilege,
-                 translation, fault))
+  if (!cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(rip), cpu::AccessKind::kExecute,
+                 privilege, translation, fault))
     return nullptr;
   const u8* host = vcpu_.memory->host(translation.page, kPageSize);
   if (host == nullptr) return nullptr;
@@ -95,7 +95,8 @@ Block* Runtime::follow_link(u32 exit_index) {
   return target;
 }
 
-/// A checked entry whose token was not current: either the address space has changed, or the page was written.
+/// A checked entry whose token was not current: either the address space has changed, or the page was
+/// written.
 Block* Runtime::follow_lookup(u32 exit_index) {
   const CodeExit exit = store_.exits[exit_index];
   const Mode wanted = store_.block(exit.block).mode;

@@ -1,4 +1,5 @@
-// Faults of the host's processor in generated code: divisions, alignment, floating point, and the return stack's end.
+// Faults of the host's processor in generated code: divisions, alignment, floating point, and the return
+// stack's end.
 #include <algorithm>
 
 #include "engine/bt/fpu_image.hpp"
@@ -14,8 +15,9 @@ namespace {
 thread_local constinit std::atomic<Runtime*> running = nullptr;
 
 /// The host's registers in a signal's context, by number.
-constexpr std::array<int, 16> kContextRegister = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP, REG_RSI, REG_RDI,
-                                                  REG_R8,  REG_R9,  REG_R10, REG_R11, REG_R12, REG_R13, REG_R14, REG_R15};
+constexpr std::array<int, 16> kContextRegister = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                                  REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                                  REG_R12, REG_R13, REG_R14, REG_R15};
 
 /// Flags as Emitter::save_flags() leaves them: LAHF's in AH, OF in AL.
 u64 unpack_flags(u64 saved) { return (saved >> 8 & 0xD5) | ((saved & 1) != 0 ? rflags::OF : 0); }
@@ -55,12 +57,13 @@ bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
     const auto reg = static_cast<std::size_t>(kContextRegister[kHostRegister[guest]]);
     context_->gpr[guest] = static_cast<u64>(registers[reg]);
   }
-  context_->rflags_arithmetic =
-      mark->flags_saved ? unpack_flags(context_->save_flags) : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
+  context_->rflags_arithmetic = mark->flags_saved ? unpack_flags(context_->save_flags)
+                                                  : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
   context_->return_rsp = static_cast<u64>(registers[REG_RSP]);
   context_->rip = store_.block(mark->block).rip + mark->rip_offset;
   context_->exit = 0;
-  store_.exits[0] = {.kind = ExitKind::kInterpret, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
+  store_.exits[0] = {
+      .kind = ExitKind::kInterpret, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
   ++statistics_.faults;
   registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<u64>(cache_.code(thunks_.exit_saved)));
   return true;
@@ -81,8 +84,8 @@ bool Runtime::enter(u32 code_offset) {
   }
   {
     const RunningScope scope(this);
-    // SAFETY: the thunk keeps the calling convention; generated code reaches nothing but the Context, guest RAM through
-    // the soft TLB, and the return stack.
+    // SAFETY: the thunk keeps the calling convention; generated code reaches nothing but the Context, guest
+    // RAM through the soft TLB, and the return stack.
     reinterpret_cast<Enter>(const_cast<u8*>(cache_.code(thunks_.enter)))(cache_.code(code_offset));
   }
   in_code_.store(false, std::memory_order_release);

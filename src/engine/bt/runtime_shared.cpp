@@ -1,7 +1,8 @@
 // What other threads ask of a translator, and how the owner settles it.
 //
-// A request is put into a list, and `attention` makes generated code leave at its next look. The owner looks at the list
-// before it enters generated code; whoever must know that it was settled waits while the owner is in generated code.
+// A request is put into a list, and `attention` makes generated code leave at its next look. The owner looks
+// at the list before it enters generated code; whoever must know that it was settled waits while the owner is
+// in generated code.
 #include "engine/bt/runtime.hpp"
 #include "engine/bt/tlb.hpp"
 
@@ -14,9 +15,10 @@ void Runtime::code_written(memory::Frame frame) {
   }
   has_requests_.store(true, std::memory_order_seq_cst);
   context_->attention.store(1, std::memory_order_seq_cst);
-  if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) return;  // it looks before it goes on
-  // Every jump from another page fails its check from now on, so that code which was published after the write is not
-  // missed.
+  if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id())
+    return;  // it looks before it goes on
+  // Every jump from another page fails its check from now on, so that code which was published after the
+  // write is not missed.
   for (auto& tokens : context_->code_tokens)
     for (auto& token : tokens) token.store(0, std::memory_order_relaxed);
 }

@@ -51,7 +51,8 @@ void ThunkWriter::group15(u8 extension, const HostMem& at, bool wide) {
   if (wide) bytes({0x48});
   const auto displacement = static_cast<u32>(at.displacement);
   bytes({0x0F, 0xAE, static_cast<u8>(extension << 3 | 4), 0x25, static_cast<u8>(displacement),
-         static_cast<u8>(displacement >> 8), static_cast<u8>(displacement >> 16), static_cast<u8>(displacement >> 24)});
+         static_cast<u8>(displacement >> 8), static_cast<u8>(displacement >> 16),
+         static_cast<u8>(displacement >> 24)});
 }
 
 /// void enter(const u8* code), with the host's GS base at the Context.
@@ -88,8 +89,8 @@ void ThunkWriter::exit() {
   group15(4, VERT_FIELD(xsave), true);  // XSAVE64
   as_.store_imm(VERT_FIELD(fpu_loaded), 0, 1);
   as_.store_imm(VERT_FIELD(fpu_in_image), 1, 1);
-  group15(2, VERT_FIELD(host_mxcsr), false);  // LDMXCSR
-  bytes({0xDB, 0xE3});                        // FNINIT
+  group15(2, VERT_FIELD(host_mxcsr), false);                            // LDMXCSR
+  bytes({0xDB, 0xE3});                                                  // FNINIT
   if ((host_components() & xcr0::AVX) != 0) bytes({0xC5, 0xF8, 0x77});  // VZEROUPPER
   as_.bind(done);
   bytes({0x48, 0x83, 0xC4, 0x08});
@@ -106,7 +107,8 @@ void ThunkWriter::on_host_stack(u64 function) {
   as_.load(kRsp, VERT_FIELD(return_rsp));
 }
 
-/// A call from generated code: kAddress and kScratch are the arguments, kScratch the answer. The flags are lost.
+/// A call from generated code: kAddress and kScratch are the arguments, kScratch the answer. The flags are
+/// lost.
 void ThunkWriter::call_leaf(u64 function) {
   for (const u8 reg : kCallerSaved) as_.store(slot(reg), reg);
   as_.mov(kRsi, kAddress);

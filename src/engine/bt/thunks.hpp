@@ -6,7 +6,8 @@
 
 namespace vert::bt {
 
-/// Loads the FPU's image into Context::xsave; called from generated code with the vector registers not the guest's.
+/// Loads the FPU's image into Context::xsave; called from generated code with the vector registers not the
+/// guest's.
 using PrepareFpu = void (*)(Context*);
 
 /// Writes the thunks at the start of `cache`.

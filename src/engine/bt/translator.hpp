@@ -1,7 +1,7 @@
 // Engine bt: translates guest code to host code, x86-64 to x86-64, and runs it in the host's own registers.
 //
-// ARCHITECTURE.md, "Engine bt", tells how. What generated code does not do, the fallback engine does, an instruction at
-// a time.
+// ARCHITECTURE.md, "Engine bt", tells how. What generated code does not do, the fallback engine does, an
+// instruction at a time.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@ namespace vert::bt {
 class Translator final : public cpu::Engine {
  public:
   /// Error: the host lacks instructions (BMI2, FSGSBASE) or memory for code.
-  [[nodiscard]] static Result<std::unique_ptr<Translator>> create(const cpu::VcpuContext& context,
-                                                                  std::unique_ptr<cpu::FallbackEngine> fallback);
+  [[nodiscard]] static Result<std::unique_ptr<Translator>> create(
+      const cpu::VcpuContext& context, std::unique_ptr<cpu::FallbackEngine> fallback);
   ~Translator() override;
 
   /// `budget` is exact; so is the count of instructions, if there is a budget.
