@@ -9,12 +9,12 @@
 
 namespace vert::base {
 
-/// Whether the fault was the callee's; then it has changed `context` to where its thread goes on. Called on the faulting
-/// thread, in a signal handler: async-signal-safe, on the alternate stack if the thread has one.
+/// Whether the fault was the callee's; then it has changed `context` to where its thread goes on. Called on
+/// the faulting thread, in a signal handler: async-signal-safe, on the alternate stack if the thread has one.
 using FaultHandler = bool (*)(int signal, const siginfo_t& info, ucontext_t& context);
 
-/// Adds `handler` for the rest of the process's life; adding one twice does nothing. A fault that no handler takes does
-/// what it would have done without. Any thread.
+/// Adds `handler` for the rest of the process's life; adding one twice does nothing. A fault that no handler
+/// takes does what it would have done without. Any thread.
 void add_fault_handler(FaultHandler handler);
 
 /// Gives the calling thread an alternate signal stack, if it has none. Lasts until the thread ends.

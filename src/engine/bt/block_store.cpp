@@ -9,7 +9,8 @@ void BlockStore::clear() {
   block_index_.clear();
   blocks_.clear();
   marks.clear();
-  exits.assign(1, {});  // the first stands for faults
+  exits.assign(kTransferredExit + 1, {});  // the first stands for faults
+  exits[kTransferredExit] = {.kind = ExitKind::kIndirect};
 }
 
 u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user) {

@@ -91,7 +91,10 @@ struct alignas(64) Context {
   u64 call_target = 0;
   u64 last_return = 0;  // the exit that stands for the RET that was executed last
   u64 rflags_rest = 0;  // RFLAGS without the arithmetic flags, IF and DF
-  u64 salt = 0;         // Mode::salt() of the code that runs
+  u64 salt = 0;               // Mode::salt() of the code that runs
+  std::array<u64, kPrivileges> salts{};  // the salts of 64-bit code of each privilege, all else as it is
+  u64 supervisor_stack = 0;   // the empty return stack of the supervisor
+  u32 privilege = 0;          // cpu::Privilege of the code that runs
   u32 host_mxcsr = 0x1F80;
   Context* self = this;
 
@@ -106,6 +109,7 @@ struct alignas(64) Context {
   std::atomic<u8> attention = 0;  // leave generated code at the next look
   u8 fpu_loaded = 0;              // the host's vector and x87 registers are the guest's
   u8 fpu_in_image = 0;            // `xsave` is newer than CpuState's
+  u8 user_stack = 0;  // return_rsp is in the user's stack
   u8 held = 0;                    // something waits for IF to be set
   u64 jump_mask = kJumpMask;
   u64 budget = 0;  // instructions left, in counted mode

@@ -63,6 +63,7 @@ struct Thunks {
   u32 return_miss = 0;   // with the guest's return address in kAddress
   u32 return_empty = 0;  // as return_miss, when the return stack has run empty
   u32 string = 0;
+  u32 transfer = 0;      // with the next RIP in kAddress and a Transfer in kScratch
 };
 
 class Emitter {
@@ -143,6 +144,7 @@ class Emitter {
   void segment_base(unsigned i);
   void swap_gs();
   void set_interrupt(unsigned i);
+  void transfer(unsigned i, Transfer kind);
 
   void jump(unsigned i);
   void branch(unsigned i);

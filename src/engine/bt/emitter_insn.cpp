@@ -46,9 +46,9 @@ void Emitter::instruction(unsigned i) {
     case Form::kSwapGs: return swap_gs();
     case Form::kClearInterrupt: return assembler_.store_imm(VERT_FIELD(interrupt_flag), 0, 1);
     case Form::kSetInterrupt: return set_interrupt(i);
-    case Form::kSystemCall:
-    case Form::kSystemReturn:
-    case Form::kInterruptReturn:
+    case Form::kSystemCall: return transfer(i, Transfer::kSystemCall);
+    case Form::kSystemReturn: return transfer(i, Transfer::kSystemReturn);
+    case Form::kInterruptReturn: return transfer(i, Transfer::kInterruptReturn);
     case Form::kInterpret: return interpret(i);
   }
 }
@@ -259,6 +259,19 @@ void Emitter::swap_gs() {
   assembler_.load(kScratch, VERT_FIELD(kernel_gs_base));
   assembler_.store(VERT_FIELD(gs_base), kScratch);
   assembler_.store(VERT_FIELD(kernel_gs_base), kAddress);
+}
+
+/// A change of privilege. The exit is for when the leaf function declines, and the interpreter does it.
+void Emitter::transfer(unsigned i, Transfer kind) {
+  const bool whole = insn(i).insn.operand_size == 8 || kind == Transfer::kSystemCall;
+  if (request_->mode.counted || !whole) return interpret(i);
+  if (flags_ == Flags::kSaved) restore_flags();
+  const u32 exit =
+      add_exit({.kind = ExitKind::kInterpret, .insn = static_cast<u16>(i), .rip = insn(i).rip});
+  assembler_.store_imm(VERT_FIELD(exit), static_cast<i32>(exit));
+  assembler_.mov_imm(kAddress, insn(i).next_rip());
+  assembler_.mov_imm(kScratch, static_cast<u64>(kind));
+  assembler_.jmp_out(thunks_.transfer);
 }
 
 /// If something waits for IF, the interpreter executes STI, with its shadow; else the next look will do.

@@ -17,4 +17,9 @@ enum class FillResult : u8 { kDeclined = 0, kFilled = 1, kCrosses = 2 };
   return size | (moves ? 1U << 16 : 0) | static_cast<u32>(privilege) << 24;
 }
 
+/// SYSCALL, SYSRET and IRET, as leaf_transfer() is asked for them.
+enum class Transfer : u8 { kSystemCall, kSystemReturn, kInterruptReturn };
+/// The exit (Context::exit) after one of them that found no code to go on with.
+inline constexpr u64 kTransferredExit = 1;
+
 }  // namespace vert::bt

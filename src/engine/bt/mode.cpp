@@ -30,18 +30,23 @@ u8 fpu_of(const cpu::CpuState& state) {
 
 }  // namespace
 
-Mode mode_of(const cpu::CpuState& state) {
+Mode mode_for(const cpu::CpuState& state, cpu::Privilege privilege) {
   Mode mode;
-  mode.code32 = !state.code64();
-  if (state.cpl == 3)
-    mode.privilege = cpu::Privilege::kUser;
-  else if ((state.cr4 & cr4::SMAP) != 0 && (state.rflags & rflags::AC) == 0)
-    mode.privilege = cpu::Privilege::kSmap;
-  else
-    mode.privilege = cpu::Privilege::kSupervisor;
+  mode.privilege = privilege;
   mode.fpu = fpu_of(state);
-  mode.time_stamp = state.cpl == 0 || (state.cr4 & cr4::TSD) == 0;
+  mode.time_stamp = !mode.user() || (state.cr4 & cr4::TSD) == 0;
   mode.fs_gs_base = (state.cr4 & cr4::FSGSBASE) != 0;
+  return mode;
+}
+
+Mode mode_of(const cpu::CpuState& state) {
+  cpu::Privilege privilege = cpu::Privilege::kSupervisor;
+  if (state.cpl == 3)
+    privilege = cpu::Privilege::kUser;
+  else if ((state.cr4 & cr4::SMAP) != 0 && (state.rflags & rflags::AC) == 0)
+    privilege = cpu::Privilege::kSmap;
+  Mode mode = mode_for(state, privilege);
+  mode.code32 = !state.code64();
   return mode;
 }
 

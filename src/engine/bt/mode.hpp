@@ -39,6 +39,9 @@ struct Mode {
 /// translatable().
 [[nodiscard]] Mode mode_of(const cpu::CpuState& state);
 
+/// The mode of 64-bit code of that privilege, everything but the privilege level as in `state`.
+[[nodiscard]] Mode mode_for(const cpu::CpuState& state, cpu::Privilege privilege);
+
 /// Whether generated code may run in this state at all: protected or long mode with flat segments, and
 /// nothing in play that must be looked at between instructions.
 [[nodiscard]] bool translatable(const cpu::CpuState& state);

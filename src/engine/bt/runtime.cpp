@@ -91,6 +91,8 @@ void Runtime::import_state() {
   context.kernel_gs_base = state.msr.kernel_gs_base;
   context.tsc_offset = state.tsc_offset;
   context.tsc_aux = static_cast<u32>(state.msr.tsc_aux);
+  for (unsigned i = 0; i < kPrivileges; ++i)
+    context.salts[i] = static_cast<u64>(static_cast<i64>(mode_for(state, static_cast<cpu::Privilege>(i)).salt()));
 }
 
 /// And back, with the FPU's state.
@@ -183,13 +185,13 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
 }
 
 void Runtime::choose_return_stack(bool user) {
-  if (user == user_stack_) return;
-  user_stack_ = user;
+  if (user == (context_->user_stack != 0)) return;
+  context_->user_stack = user ? 1 : 0;
   if (user) {
     context_->return_rsp = context_->other_return_rsp;
   } else {
     context_->other_return_rsp = context_->return_rsp;
-    context_->return_rsp = supervisor_returns_.empty(cache_.code(thunks_.return_empty));
+    context_->return_rsp = context_->supervisor_stack;
   }
 }
 
@@ -202,6 +204,7 @@ std::optional<ExitInfo> Runtime::go() {
     if (left() != cpu::kNoBudget) context_->budget = left();
     choose_return_stack(block->mode.user());
     context_->salt = static_cast<u64>(static_cast<i64>(block->mode.salt()));
+    context_->privilege = static_cast<u32>(block->mode.privilege);
     if (!enter(block->inner_entry)) return std::nullopt;
     const bt::CodeExit exit = store_.exits[context_->exit];
     ++statistics_.exits[static_cast<std::size_t>(exit.kind)];
@@ -217,7 +220,7 @@ std::optional<ExitInfo> Runtime::go() {
       case ExitKind::kLink: block = follow_link(index); break;
       case ExitKind::kLookup: block = follow_lookup(index); break;
       case ExitKind::kIndirect:
-        if (!block->mode.code32 && !is_canonical(context_->rip, state_->linear_bits())) {
+        if (index != kTransferredExit && !block->mode.code32 && !is_canonical(context_->rip, state_->linear_bits())) {
           // The branch faults, not its target: take it back, and let the interpreter raise it.
           context_->gpr[kRsp] -= static_cast<u64>(static_cast<i64>(exit.popped));
           context_->rip = exit.rip;

@@ -97,7 +97,6 @@ class Runtime final : private memory::CodeWatcher {
 
   cpu::CpuState* state_ = nullptr;
   bool imported_ = false;  // the Context has the general registers, RIP and flags; else CpuState
-  bool user_stack_ = false;
   u64 epoch_ = 0;
   u64 budget_ = 0;
   u64 executed_ = 0;

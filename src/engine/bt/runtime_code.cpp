@@ -137,7 +137,8 @@ void Runtime::forget_all_code() {
   const u8* return_empty = cache_.code(thunks_.return_empty);
   const u64 user = user_returns_.empty(return_empty);
   const u64 supervisor = supervisor_returns_.empty(return_empty);
-  context_->return_rsp = user_stack_ ? user : supervisor;
+  context_->supervisor_stack = supervisor;
+  context_->return_rsp = context_->user_stack != 0 ? user : supervisor;
   context_->other_return_rsp = user;
   for (auto& tokens : context_->code_tokens)
     for (auto& token : tokens) token.store(0, std::memory_order_relaxed);

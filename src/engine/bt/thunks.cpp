@@ -11,6 +11,7 @@ namespace vert::bt {
 
 extern "C" u64 leaf_fill(Context* context, u64 address, u32 request);
 extern "C" u64 leaf_string(Context* context, u64 address, u32 request);
+extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer);
 
 namespace {
 
@@ -36,6 +37,8 @@ class ThunkWriter {
   void group15(u8 extension, const HostMem& at, bool wide);
   void enter();
   void exit();
+  void save_guest();
+  void transfer();
   void call_leaf(u64 function);
   void on_host_stack(u64 function);
   void fill_fpu();
@@ -43,7 +46,7 @@ class ThunkWriter {
 
   PrepareFpu prepare_fpu_;
   Assembler as_;
-  Label enter_, exit_, exit_saved_, fill_, string_, load_fpu_, return_miss_, return_empty_;
+  Label enter_, resume_, transfer_, exit_, exit_saved_, fill_, string_, load_fpu_, return_miss_, return_empty_;
 };
 
 void ThunkWriter::group15(u8 extension, const HostMem& at, bool wide) {
@@ -61,6 +64,7 @@ void ThunkWriter::enter() {
   bytes({0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57});  // push rbx, rbp, r12..r15
   bytes({0x48, 0x83, 0xEC, 0x08});                                      // sub rsp, 8: aligned for calls
   as_.store(VERT_FIELD(host_rsp), kRsp);
+  resume_ = as_.here();
   as_.load(kRsp, VERT_FIELD(return_rsp));
   as_.mov(kAddress, kRdi);
   as_.load(kRax, VERT_FIELD(rflags_arithmetic));
@@ -71,14 +75,34 @@ void ThunkWriter::enter() {
   bytes({0x41, 0xFF, 0xE0 | (kAddress & 7)});  // jmp kAddress
 }
 
-void ThunkWriter::exit() {
-  exit_ = as_.here();
+/// All that lives in the host's registers, into the Context.
+void ThunkWriter::save_guest() {
   for (u8 guest = 0; guest < kGprCount; ++guest)
     if (!in_memory(guest)) as_.store(slot(guest), kHostRegister[guest]);
   as_.pushfq();
   bytes({0x58});  // pop rax
   as_.store(VERT_FIELD(rflags_arithmetic), kRax);
   as_.store(VERT_FIELD(return_rsp), kRsp);
+}
+
+void ThunkWriter::transfer() {
+  transfer_ = as_.here();
+  save_guest();
+  as_.load(kRsp, VERT_FIELD(host_rsp));
+  as_.load(kRdi, VERT_FIELD(self));
+  as_.mov(kRsi, kAddress);
+  as_.mov32(kRdx, kScratch);
+  as_.mov_imm(kRax, reinterpret_cast<u64>(&leaf_transfer));
+  bytes({0xFF, 0xD0});  // call rax
+  as_.mov(kRdi, kRax);
+  as_.cmp_imm(kRax, 0, true);
+  as_.jcc(Cond::kNe, resume_);
+  as_.jmp(exit_saved_);
+}
+
+void ThunkWriter::exit() {
+  exit_ = as_.here();
+  save_guest();
   exit_saved_ = as_.here();
   as_.load(kRsp, VERT_FIELD(host_rsp));
   const Label done = as_.make_label();
@@ -174,6 +198,7 @@ Thunks ThunkWriter::write(CodeCache& cache) {
   call_leaf(reinterpret_cast<u64>(&leaf_string));
   fill_fpu();
   returns();
+  transfer();
   const u32 base = cache.position();
   as_.place(base, cache.write_at(base));
   cache.take(as_.size());
@@ -184,7 +209,8 @@ Thunks ThunkWriter::write(CodeCache& cache) {
           .load_fpu = as_.placed(base, load_fpu_),
           .return_miss = as_.placed(base, return_miss_),
           .return_empty = as_.placed(base, return_empty_),
-          .string = as_.placed(base, string_)};
+          .string = as_.placed(base, string_),
+          .transfer = as_.placed(base, transfer_)};
 }
 
 }  // namespace
