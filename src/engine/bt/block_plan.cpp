@@ -23,10 +23,10 @@ bool backward(const GuestInsn& guest) {
 }
 
 void decode_run(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
-                BlockPlan& plan) {
+                BlockPlan& plan, unsigned most) {
   unsigned branches = 0;
   u64 at = 0;
-  while (plan.count < BlockPlan::kMaxInsns && at < bytes.size()) {
+  while (plan.count < most && at < bytes.size()) {
     if (plan.insns.size() == plan.count) plan.insns.emplace_back();
     GuestInsn& guest = plan.insns[plan.count];
     u64 address = rip + at;
@@ -308,10 +308,10 @@ unsigned BlockPlan::quiet_before(unsigned limit, unsigned first) const {
 }
 
 void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
-                BlockPlan& plan) {
+                BlockPlan& plan, unsigned most) {
   plan.count = 0;
   plan.groups.clear();
-  decode_run(bytes, rip, mode, model, plan);
+  decode_run(bytes, rip, mode, model, plan, most);
   if (plan.insn(0).insn.length == 0) return;
   find_live_flags(plan);
   const unsigned word = mode.code32 ? 4 : 8;

@@ -58,9 +58,9 @@ struct BlockPlan {
   [[nodiscard]] unsigned quiet_before(unsigned limit, unsigned first = 0) const;
 };
 
-/// Plans the block at `rip`; `bytes` are those from there to the page's end. A block of one instruction with
-/// length 0 means that it cannot be decoded from these bytes alone.
+/// Plans the block at `rip`, of at most `most` instructions; `bytes` are those from there to the page's end. A
+/// block of one instruction with length 0 means that it cannot be decoded from these bytes alone.
 void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const x86::CpuModel& model,
-                BlockPlan& plan);
+                BlockPlan& plan, unsigned most = BlockPlan::kMaxInsns);
 
 }  // namespace vert::bt

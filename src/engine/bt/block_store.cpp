@@ -35,6 +35,7 @@ Block& BlockStore::add(const Block& block) {
   const u64 key = block_key(block.token, block.rip, block.mode);
   block_index_[key] = next_block();
   pages_[block.page].blocks.push_back(key);
+  if (block.second_page != Block::kNoPage) pages_[block.second_page].blocks.push_back(key);
   return blocks_.emplace_back(block);
 }
 
@@ -42,6 +43,7 @@ void BlockStore::forget_page(u32 index) {
   CodePage& page = pages_[index];
   for (const u64 key : page.blocks) {
     const auto found = block_index_.find(key);
+    if (found == block_index_.end()) continue;  // went with its other page
     blocks_[found->second].dead = true;
     block_index_.erase(found);
   }

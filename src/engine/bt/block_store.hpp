@@ -26,6 +26,8 @@ struct Block {
   u64 rip = 0;
   u32 page = 0;
   u32 token = 0;  // of its page
+  static constexpr u32 kNoPage = ~u32{0};
+  u32 second_page = kNoPage;  // that its one instruction runs into
   Mode mode;
   u32 checked_entry = 0;
   u32 inner_entry = 0;

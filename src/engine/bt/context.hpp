@@ -92,7 +92,9 @@ struct alignas(64) Context {
   u64 last_return = 0;  // the exit that stands for the RET that was executed last
   u64 rflags_rest = 0;  // RFLAGS without the arithmetic flags, IF and DF
   u64 salt = 0;               // Mode::salt() of the code that runs
+  u64 return_unbias = 0;      // minus Mode::return_bias() of the code that runs
   std::array<u64, kPrivileges> salts{};  // the salts of 64-bit code of each privilege, all else as it is
+  std::array<u64, kPrivileges> return_unbiases{};
   u64 supervisor_stack = 0;   // the empty return stack of the supervisor
   u32 privilege = 0;          // cpu::Privilege of the code that runs
   u32 host_mxcsr = 0x1F80;

@@ -38,29 +38,32 @@ Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, s
   return {base, assembler_.placed(base, inner_)};
 }
 
+void Emitter::check_token(u64 linear, u32 wanted, Label stale) {
+  const auto offset = offsetof(Context, code_tokens) +
+                      (request_->mode.user() ? sizeof(Context::code_tokens[0]) : 0) +
+                      token_slot(linear) * sizeof(u32);
+  if (request_->plan.live_before[0] == 0) {
+    assembler_.cmp_imm32(field(offset), static_cast<i32>(wanted));
+    assembler_.jcc(Cond::kNe, stale);
+    return;
+  }
+  const Label current = assembler_.make_label();
+  assembler_.mov(kScratch, kRcx);
+  assembler_.load(kRcx, field(offset), 4);
+  assembler_.lea(kRcx, {.base = kRcx, .displacement = -static_cast<i32>(wanted)});
+  assembler_.jrcxz(current);
+  assembler_.mov(kRcx, kScratch);
+  assembler_.jmp(stale);
+  assembler_.bind(current);
+  assembler_.mov(kRcx, kScratch);
+}
+
 /// Compares the page's token, and in counted mode the budget; both leave all state as it is.
 void Emitter::entry() {
-  const auto slot_offset = offsetof(Context, code_tokens) +
-                           (request_->mode.user() ? sizeof(Context::code_tokens[0]) : 0) +
-                           token_slot(request_->rip) * sizeof(u32);
-  const HostMem token = field(slot_offset);
-  const auto wanted = static_cast<i32>(request_->token);
   const Label stale = assembler_.make_label();
-  if (request_->plan.live_before[0] == 0) {
-    assembler_.cmp_imm32(token, wanted);
-    assembler_.jcc(Cond::kNe, stale);
-  } else {
-    const Label current = assembler_.make_label();
-    assembler_.mov(kScratch, kRcx);
-    assembler_.load(kRcx, token, 4);
-    assembler_.lea(kRcx, {.base = kRcx, .displacement = -wanted});
-    assembler_.jrcxz(current);
-    assembler_.mov(kRcx, kScratch);
-    assembler_.jmp(stale);
-    assembler_.bind(current);
-    assembler_.mov(kRcx, kScratch);
-  }
+  check_token(request_->rip, request_->token, stale);
   inner_ = assembler_.here();
+  if (request_->second_token != 0) check_token(request_->rip + kPageSize, request_->second_token, stale);
   assembler_.use_cold();
   assembler_.bind(stale);
   leave(add_exit({.kind = ExitKind::kLookup, .rip = request_->rip}));

@@ -76,6 +76,7 @@ class Emitter {
     u64 rip = 0;
     u32 token = 0;
     u32 block = 0;
+    u32 second_token = 0;  // of the page that the block's one instruction runs into; 0: it does not
   };
   /// Makes the code. Exits are appended to `exits`, with their sites still to come.
   void emit(const Request& request, std::vector<CodeExit>& exits);
@@ -98,6 +99,7 @@ class Emitter {
   // One file each: emitter.cpp (frame, exits, flags), emitter_memory.cpp, emitter_insn.cpp,
   // emitter_control.cpp.
   void entry();
+  void check_token(u64 linear, u32 wanted, Label stale);
   void checks_before(unsigned i);
   void load_fpu();
   void group_check(const Group& group, unsigned i);

@@ -71,11 +71,12 @@ void Emitter::call(unsigned i) {
 void Emitter::landing(unsigned i) {
   const u64 address = request_->mode.code32 ? insn(i).next_rip() & 0xFFFFFFFF : insn(i).next_rip();
   const Label expected = assembler_.make_label();
+  const u64 passed = address + static_cast<u64>(request_->mode.return_bias());
   assembler_.mov(kScratch, kRcx);
-  if (fits32(0 - address)) {
-    assembler_.lea(kRcx, {.base = kAddress, .displacement = static_cast<i32>(0 - address)});
+  if (fits32(0 - passed)) {
+    assembler_.lea(kRcx, {.base = kAddress, .displacement = static_cast<i32>(0 - passed)});
   } else {
-    assembler_.mov_imm(kRcx, 0 - address);
+    assembler_.mov_imm(kRcx, 0 - passed);
     assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
   }
   assembler_.jrcxz(expected);
@@ -128,6 +129,8 @@ void Emitter::return_near(unsigned i) {
   assembler_.load(kAddress, from, word());
   const auto popped = static_cast<i32>(word() + static_cast<u16>(insn(i).insn.imm));
   adjust_stack(popped);
+  if (const i32 bias = request_->mode.return_bias(); bias != 0)
+    assembler_.lea(kAddress, {.base = kAddress, .displacement = bias});
   if (flags_ == Flags::kSaved) restore_flags();
   const u32 exit = add_exit(
       {.kind = ExitKind::kIndirect, .popped = popped, .insn = static_cast<u16>(i + 1), .rip = insn(i).rip});

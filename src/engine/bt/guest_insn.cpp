@@ -141,6 +141,12 @@ u8 implied_fpu(const ZydisDecodedInstruction& decoded) {
   }
 }
 
+/// Whether the register that it writes may stay as it was, which the decoder does not say: with a source of
+/// 0.
+bool may_keep_target(ZydisMnemonic mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_BSF || mnemonic == ZYDIS_MNEMONIC_BSR;
+}
+
 /// Collects registers and the memory operand; false if something is touched that a copy cannot have.
 bool collect_operands(GuestInsn& guest) {
   const ZydisDecodedInstruction& decoded = guest.details.instruction;
@@ -160,7 +166,7 @@ bool collect_operands(GuestInsn& guest) {
       const auto bit = static_cast<u16>(1U << gpr_number(operand.reg.value));
       // Partial and conditional writes keep what was there.
       const bool keeps = operand.size < 32 || (operand.actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0;
-      if (reads || (writes && keeps)) guest.gprs_read |= bit;
+      if (reads || (writes && (keeps || may_keep_target(decoded.mnemonic)))) guest.gprs_read |= bit;
       if (writes) guest.gprs_written |= bit;
     } else if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY) {
       for (const ZydisRegister reg : {operand.mem.base, operand.mem.index})

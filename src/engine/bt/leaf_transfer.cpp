@@ -26,6 +26,7 @@ void follow_privilege(Context& context) {
     privilege = cpu::Privilege::kSmap;
   context.privilege = static_cast<u32>(privilege);
   context.salt = context.salts[context.privilege];
+  context.return_unbias = context.return_unbiases[context.privilege];
   const bool user = privilege == cpu::Privilege::kUser;
   if (user == (context.user_stack != 0)) return;
   context.user_stack = user ? 1 : 0;

@@ -36,18 +36,14 @@ Mode mode_for(const cpu::CpuState& state, cpu::Privilege privilege) {
   mode.fpu = fpu_of(state);
   mode.time_stamp = !mode.user() || (state.cr4 & cr4::TSD) == 0;
   mode.fs_gs_base = (state.cr4 & cr4::FSGSBASE) != 0;
+  mode.smap = (state.cr4 & cr4::SMAP) != 0;
   return mode;
 }
 
-Mode mode_of(const cpu::CpuState& state) {
-  cpu::Privilege privilege = cpu::Privilege::kSupervisor;
-  if (state.cpl == 3)
-    privilege = cpu::Privilege::kUser;
-  else if ((state.cr4 & cr4::SMAP) != 0 && (state.rflags & rflags::AC) == 0)
-    privilege = cpu::Privilege::kSmap;
-  Mode mode = mode_for(state, privilege);
-  mode.code32 = !state.code64();
-  return mode;
+cpu::Privilege privilege_of(const cpu::CpuState& state) {
+  if (state.cpl == 3) return cpu::Privilege::kUser;
+  const bool open = (state.cr4 & cr4::SMAP) == 0 || (state.rflags & rflags::AC) != 0;
+  return open ? cpu::Privilege::kSupervisor : cpu::Privilege::kSmap;
 }
 
 bool translatable(const cpu::CpuState& state) {

@@ -21,6 +21,7 @@ struct Mode {
   u8 fpu = 0;
   bool time_stamp = true;   // RDTSC is allowed
   bool fs_gs_base = false;  // CR4.FSGSBASE
+  bool smap = false;        // CR4.SMAP
   bool counted = false;     // instructions are counted against Context::budget
   bool unshared = false;    // each access checks for itself: for blocks whose shared checks meet page ends
 
@@ -28,19 +29,23 @@ struct Mode {
   [[nodiscard]] x86::CodeSize code_size() const { return code32 ? x86::CodeSize::k32 : x86::CodeSize::k64; }
   [[nodiscard]] u16 key() const {
     return static_cast<u16>((code32 ? 1 : 0) | static_cast<int>(privilege) << 1 | fpu << 3 |
-                            (time_stamp ? 0x80 : 0) | (fs_gs_base ? 0x100 : 0) | (counted ? 0x200 : 0) |
-                            (unshared ? 0x400 : 0));
+                            (time_stamp ? 0x80 : 0) | (fs_gs_base ? 0x100 : 0) | (smap ? 0x200 : 0) |
+                            (counted ? 0x400 : 0) | (unshared ? 0x800 : 0));
   }
   /// What is added to a RIP to make its key in the table of indirect branches.
-  [[nodiscard]] i32 salt() const { return static_cast<i32>(key() & 0x3FF) << 20; }
+  [[nodiscard]] i32 salt() const { return static_cast<i32>(key() & 0x7FF) << 20; }
+  /// What a return adds to the address that it passes to where it lands: code of the less usual modes must not
+  /// land in the others'.
+  [[nodiscard]] i32 return_bias() const {
+    const bool open = smap && privilege == cpu::Privilege::kSupervisor;
+    return (code32 ? 1 << 28 : 0) + (open ? 1 << 29 : 0);
+  }
 };
 
-/// The mode in which code at CS:RIP of `state` runs. Only for states that the translator takes: see
-/// translatable().
-[[nodiscard]] Mode mode_of(const cpu::CpuState& state);
-
-/// The mode of 64-bit code of that privilege, everything but the privilege level as in `state`.
+/// The mode of 64-bit code of that privilege, everything but the privilege as in `state`.
 [[nodiscard]] Mode mode_for(const cpu::CpuState& state, cpu::Privilege privilege);
+/// How code at that CPL reaches memory.
+[[nodiscard]] cpu::Privilege privilege_of(const cpu::CpuState& state);
 
 /// Whether generated code may run in this state at all: protected or long mode with flat segments, and
 /// nothing in play that must be looked at between instructions.

@@ -91,8 +91,36 @@ void Runtime::import_state() {
   context.kernel_gs_base = state.msr.kernel_gs_base;
   context.tsc_offset = state.tsc_offset;
   context.tsc_aux = static_cast<u32>(state.msr.tsc_aux);
-  for (unsigned i = 0; i < kPrivileges; ++i)
-    context.salts[i] = static_cast<u64>(static_cast<i64>(mode_for(state, static_cast<cpu::Privilege>(i)).salt()));
+  follow_controls();
+  const cpu::Privilege privilege = privilege_of(state);
+  context.privilege = static_cast<u32>(privilege);
+  code32_ = !state.code64();
+  const Mode now = mode();
+  context.salt = static_cast<u64>(now.salt());
+  context.return_unbias = 0 - static_cast<u64>(now.return_bias());
+  if (now.user() == (context.user_stack != 0)) return;
+  context.user_stack = now.user() ? 1 : 0;
+  if (now.user()) {
+    context.return_rsp = context.other_return_rsp;
+  } else {
+    context.other_return_rsp = context.return_rsp;
+    context.return_rsp = context.supervisor_stack;
+  }
+}
+
+/// What of a mode follows from control registers. Where those change, no call may be returned to by prediction: its
+/// code was made under the old ones.
+void Runtime::follow_controls() {
+  const Controls now{state_->cr0, state_->cr4, state_->xcr0, budget_ != cpu::kNoBudget};
+  if (now == controls_) return;
+  controls_ = now;
+  for (unsigned i = 0; i < kPrivileges; ++i) {
+    modes_[i] = mode_for(*state_, static_cast<cpu::Privilege>(i));
+    modes_[i].counted = now.counted;
+    context_->salts[i] = static_cast<u64>(modes_[i].salt());
+    context_->return_unbiases[i] = 0 - static_cast<u64>(modes_[i].return_bias());
+  }
+  empty_return_stacks();
 }
 
 /// And back, with the FPU's state.
@@ -103,7 +131,7 @@ void Runtime::export_state() {
     imported_ = false;
     state.gpr = context.gpr;
     state.rip = context.rip;
-    state.rflags = (state.rflags & ~kSplitFlags) | (context.rflags_arithmetic & kArithmeticFlags) |
+    state.rflags = (context.rflags_rest & ~kSplitFlags) | (context.rflags_arithmetic & kArithmeticFlags) |
                    (context.interrupt_flag != 0 ? rflags::IF : 0) |
                    (context.direction_flag != 0 ? rflags::DF : 0);
     state.seg(kFs).base = context.fs_base;
@@ -184,29 +212,16 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
   return info;
 }
 
-void Runtime::choose_return_stack(bool user) {
-  if (user == (context_->user_stack != 0)) return;
-  context_->user_stack = user ? 1 : 0;
-  if (user) {
-    context_->return_rsp = context_->other_return_rsp;
-  } else {
-    context_->other_return_rsp = context_->return_rsp;
-    context_->return_rsp = context_->supervisor_stack;
-  }
-}
-
-/// Runs generated code from where the guest is, until it is left; then settles why.
+/// Runs generated code from where the guest is, until it is left for the fallback engine or another thread's sake.
 std::optional<ExitInfo> Runtime::go() {
   if (left() == 0) return ExitInfo{Exit::kBudget, 0, {}};
   import_state();
-  Block* block = find(context_->rip, mode());
-  while (block != nullptr) {
+  const u8* code = code_at(context_->rip);
+  while (code != nullptr) {
     if (left() != cpu::kNoBudget) context_->budget = left();
-    choose_return_stack(block->mode.user());
-    context_->salt = static_cast<u64>(static_cast<i64>(block->mode.salt()));
-    context_->privilege = static_cast<u32>(block->mode.privilege);
-    if (!enter(block->inner_entry)) return std::nullopt;
-    const bt::CodeExit exit = store_.exits[context_->exit];
+    if (!enter(code)) return std::nullopt;
+    const auto index = static_cast<u32>(context_->exit);
+    const CodeExit exit = store_.exits[index];
     ++statistics_.exits[static_cast<std::size_t>(exit.kind)];
     if (budget_ != cpu::kNoBudget) {
       u64 left_over = context_->budget;
@@ -214,20 +229,14 @@ std::optional<ExitInfo> Runtime::go() {
         left_over += store_.block(exit.block).insn_count - exit.insn;
       executed_ = budget_ - left_over;
     }
-    const auto index = static_cast<u32>(context_->exit);
-    if (exit.kind != ExitKind::kIndirect && index != 0) context_->rip = exit.rip;
+    if (exit.kind != ExitKind::kIndirect) context_->rip = exit.rip;
     switch (exit.kind) {
-      case ExitKind::kLink: block = follow_link(index); break;
-      case ExitKind::kLookup: block = follow_lookup(index); break;
+      case ExitKind::kLink: code = follow_link(index); break;
+      case ExitKind::kLookup: code = follow_lookup(index); break;
       case ExitKind::kIndirect:
-        if (index != kTransferredExit && !block->mode.code32 && !is_canonical(context_->rip, state_->linear_bits())) {
-          // The branch faults, not its target: take it back, and let the interpreter raise it.
-          context_->gpr[kRsp] -= static_cast<u64>(static_cast<i64>(exit.popped));
-          context_->rip = exit.rip;
-          if (budget_ != cpu::kNoBudget) --executed_;
-          return step(1);
-        }
-        block = follow_indirect(index);
+        if (index != kTransferredExit && !code32_ && !is_canonical(context_->rip, state_->linear_bits()))
+          return take_back(exit);
+        code = code_at(context_->rip);
         break;
       case ExitKind::kAttention: return std::nullopt;
       case ExitKind::kInterpret: return step(1, exit.effect);
@@ -236,6 +245,15 @@ std::optional<ExitInfo> Runtime::go() {
     if (context_->attention.load(std::memory_order_relaxed) != 0) return std::nullopt;
   }
   // No code can be had there: the interpreter raises the fault.
+  return step(1);
+}
+
+/// An indirect branch to a non-canonical address faults itself, not its target: takes it back, and lets the interpreter
+/// raise the fault.
+std::optional<ExitInfo> Runtime::take_back(const CodeExit& exit) {
+  context_->gpr[kRsp] -= static_cast<u64>(static_cast<i64>(exit.popped));
+  context_->rip = exit.rip;
+  if (budget_ != cpu::kNoBudget) --executed_;
   return step(1);
 }
 

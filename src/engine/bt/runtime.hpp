@@ -57,17 +57,26 @@ class Runtime final : private memory::CodeWatcher {
   [[nodiscard]] bool must_step();
   [[nodiscard]] u64 left() const { return budget_ == cpu::kNoBudget ? cpu::kNoBudget : budget_ - executed_; }
   std::optional<cpu::ExitInfo> go();
-  void choose_return_stack(bool user);
+  std::optional<cpu::ExitInfo> take_back(const CodeExit& exit);
+  void follow_controls();
 
   // runtime_code.cpp: from addresses to code.
   [[nodiscard]] Mode mode() const;
   [[nodiscard]] Block* find(u64 rip, const Mode& mode);
+  struct Fetched {
+    u32 page;
+    bool global;
+  };
+  [[nodiscard]] std::optional<Fetched> fetch(u64 linear, const Mode& mode);
   [[nodiscard]] Block* translate(u32 page, u64 rip, const Mode& mode);
-  [[nodiscard]] Block* follow_link(u32 exit_index);
-  [[nodiscard]] Block* follow_lookup(u32 exit_index);
-  [[nodiscard]] Block* follow_indirect(u32 exit_index);
+  [[nodiscard]] u32 plan_crossing(u64 rip, std::span<u8> bytes, std::size_t count, const Mode& mode);
+  [[nodiscard]] const u8* code_at(u64 rip);
+  [[nodiscard]] const u8* follow_link(u32 exit_index);
+  [[nodiscard]] const u8* follow_lookup(u32 exit_index);
   void remember_jump(const Block& block);
   void forget_all_code();
+  void lead_on(u32 from, u32 to);
+  void empty_return_stacks();
 
   // runtime_fault.cpp: faults of the host in generated code.
   static bool on_fault(int signal, const siginfo_t& info, ucontext_t& host);
@@ -79,7 +88,7 @@ class Runtime final : private memory::CodeWatcher {
   void drop_writable(memory::Frame frame) override;
   void drop_all_writable() override;
   void request_drop(std::optional<memory::Frame> frame);
-  [[nodiscard]] bool enter(u32 code_offset);
+  [[nodiscard]] bool enter(const u8* code);
   void settle_requests();
 
   cpu::VcpuContext vcpu_;
@@ -97,6 +106,13 @@ class Runtime final : private memory::CodeWatcher {
 
   cpu::CpuState* state_ = nullptr;
   bool imported_ = false;  // the Context has the general registers, RIP and flags; else CpuState
+  bool code32_ = false;
+  std::array<Mode, kPrivileges> modes_;  // of each privilege, under these control registers:
+  struct Controls {
+    u64 cr0 = 0, cr4 = 0, xcr0 = 0;
+    bool counted = false;
+    bool operator==(const Controls&) const = default;
+  } controls_;
   u64 epoch_ = 0;
   u64 budget_ = 0;
   u64 executed_ = 0;

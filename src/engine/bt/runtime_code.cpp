@@ -14,36 +14,49 @@ namespace {
 
 /// More than any block's code.
 constexpr std::size_t kRoomForBlock = 64 * 1024;
+constexpr std::size_t kMaxInsn = 15;
 
 }  // namespace
 
 Mode Runtime::mode() const {
-  Mode mode = mode_of(*state_);
-  mode.counted = budget_ != cpu::kNoBudget;
+  Mode mode = modes_[context_->privilege];
+  mode.code32 = code32_;
   return mode;
 }
 
-/// The block at `rip`, translated if need be; null where the guest cannot fetch.
-Block* Runtime::find(u64 rip, const Mode& mode) {
-  if (!mode.code32 && !is_canonical(rip, state_->linear_bits())) return nullptr;
+/// The page of code at `linear`; nothing if it cannot be fetched.
+std::optional<Runtime::Fetched> Runtime::fetch(u64 linear, const Mode& mode) {
+  if (!mode.code32 && !is_canonical(linear, state_->linear_bits())) return std::nullopt;
   const cpu::Privilege privilege = mode.user() ? cpu::Privilege::kUser : cpu::Privilege::kSupervisor;
   cpu::Translation translation;
   Fault fault;
-  if (!cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(rip), cpu::AccessKind::kExecute,
+  if (!cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(linear), cpu::AccessKind::kExecute,
                  privilege, translation, fault))
-    return nullptr;
+    return std::nullopt;
   const u8* host = vcpu_.memory->host(translation.page, kPageSize);
-  if (host == nullptr) return nullptr;
-  const u32 page = store_.page(rip & ~kPageOffsetMask, host, vcpu_.memory->frame_of(host), mode.user());
-  Block* block = store_.find(page, rip, mode);
-  if (block == nullptr) {
-    block = translate(page, rip, mode);
-    if (block == nullptr) return nullptr;
+  if (host == nullptr) return std::nullopt;
+  const u32 page = store_.page(linear & ~kPageOffsetMask, host, vcpu_.memory->frame_of(host), mode.user());
+  return Fetched{page, translation.global && (state_->cr4 & cr4::PGE) != 0};
+}
+
+/// The block at `rip`, translated if need be; null where the guest cannot fetch. Its tokens are set.
+Block* Runtime::find(u64 rip, const Mode& mode) {
+  const auto first = fetch(rip, mode);
+  if (!first) return nullptr;
+  const u64 flushes = statistics_.cache_flushes;
+  Block* block = store_.find(first->page, rip, mode);
+  if (block == nullptr) block = translate(first->page, rip, mode);
+  set_token(*context_, mode.user(), rip, block->token, first->global);
+  if (block->second_page != Block::kNoPage) {
+    const auto second = fetch(rip + kPageSize, mode);
+    if (!second) return nullptr;
+    if (second->page != block->second_page && flushes == statistics_.cache_flushes)
+      block = translate(first->page, rip, mode);
+    if (block->second_page != Block::kNoPage)
+      set_token(*context_, mode.user(), rip + kPageSize, store_.page(block->second_page).token, second->global);
   }
-  set_token(*context_, mode.user(), rip, block->token, translation.global && (state_->cr4 & cr4::PGE) != 0);
-  // A write by another thread either saw the token, and cleared it, or is seen here.
+  // A write by another thread either saw the tokens, and cleared them, or is seen here.
   if (has_requests_.load(std::memory_order_seq_cst)) {
-    context_->attention.store(1, std::memory_order_seq_cst);
     settle_requests();
     if (block->dead) return find(rip, mode);
   }
@@ -56,16 +69,19 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
     forget_all_code();
     page_index = store_.page(page.linear, page.host, page.frame, page.user);
   }
-  const CodePage& page = store_.page(page_index);
-  vcpu_.memory->watch_code(page.frame);
+  vcpu_.memory->watch_code(store_.page(page_index).frame);
   // A copy: the guest may change its memory meanwhile.
-  std::array<u8, kPageSize> bytes;
+  std::array<u8, kPageSize + kMaxInsn> bytes;
   const u64 offset = rip & kPageOffsetMask;
-  const std::size_t count = std::min<std::size_t>(kPageSize - offset, BlockPlan::kMaxInsns * 15);
-  std::memcpy(bytes.data(), page.host + offset, count);
+  const std::size_t count = std::min<std::size_t>(kPageSize - offset, BlockPlan::kMaxInsns * kMaxInsn);
+  std::memcpy(bytes.data(), store_.page(page_index).host + offset, count);
   plan_block(std::span(bytes).first(count), rip, mode, *vcpu_.model, plan_);
+  u32 second_page = Block::kNoPage;
+  if (plan_.insn(0).insn.length == 0 && count < kMaxInsn) second_page = plan_crossing(rip, bytes, count, mode);
   const u32 index = store_.next_block();
-  const Emitter::Request request{plan_, mode, rip, page.token, index};
+  const u32 token = store_.page(page_index).token;
+  const u32 second_token = second_page == Block::kNoPage ? 0 : store_.page(second_page).token;
+  const Emitter::Request request{plan_, mode, rip, token, index, second_token};
   emitter_.emit(request, store_.exits);
   const u32 base = cache_.position();
   VERT_CHECK(emitter_.size() <= kRoomForBlock);
@@ -75,51 +91,74 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   statistics_.code_bytes += emitter_.size();
   return &store_.add({.rip = rip,
                       .page = page_index,
-                      .token = page.token,
+                      .token = token,
+                      .second_page = second_page,
                       .mode = mode,
                       .checked_entry = placed.checked_entry,
                       .inner_entry = placed.inner_entry,
                       .insn_count = static_cast<u16>(plan_.count)});
 }
 
-Block* Runtime::follow_link(u32 exit_index) {
+/// Plans the one instruction at `rip` that runs into the next page: `bytes` has `count` bytes of it, and room. Returns
+/// the second page, or kNoPage if that cannot be fetched; the plan is left as it was then.
+u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, std::size_t count, const Mode& mode) {
+  const auto second = fetch(rip + kPageSize, mode);
+  if (!second || (mode.code32 && rip + kPageSize > 0xFFFFFFFF)) return Block::kNoPage;
+  vcpu_.memory->watch_code(store_.page(second->page).frame);
+  std::memcpy(bytes.data() + count, store_.page(second->page).host, kMaxInsn);
+  plan_block(bytes.first(count + kMaxInsn), rip, mode, *vcpu_.model, plan_, 1);
+  return second->page;
+}
+
+/// Code for where the guest is; null where it cannot fetch.
+const u8* Runtime::code_at(u64 rip) {
+  const unsigned index = jump_index(rip);
+  if (!code32_ && context_->jump_keys[index] + rip + context_->salt == 0) return context_->jump_code[index];
+  const Block* block = find(rip, mode());
+  if (block == nullptr) return nullptr;
+  remember_jump(*block);
+  return cache_.code(block->inner_entry);
+}
+
+const u8* Runtime::follow_link(u32 exit_index) {
   const CodeExit exit = store_.exits[exit_index];
   const u32 source_token = store_.block(exit.block).token;
   Mode target_mode = mode();
   target_mode.unshared = exit.unshared;
   const u64 flushes = statistics_.cache_flushes;
-  Block* target = find(exit.rip, target_mode);
-  if (target == nullptr || flushes != statistics_.cache_flushes) return target;
-  const bool same_page = target->token == source_token && !exit.checked;
-  cache_.patch(exit.site, same_page ? target->inner_entry : target->checked_entry);
-  return target;
+  const Block* target = find(exit.rip, target_mode);
+  if (target == nullptr) return nullptr;
+  if (flushes == statistics_.cache_flushes) {
+    const bool same_page = target->token == source_token && !exit.checked;
+    cache_.patch(exit.site, same_page ? target->inner_entry : target->checked_entry);
+  }
+  return cache_.code(target->inner_entry);
 }
 
-/// A checked entry whose token was not current: either the address space has changed, or the page was
-/// written.
-Block* Runtime::follow_lookup(u32 exit_index) {
+/// An entry whose token was not current: either the address space has changed, or the page was written.
+const u8* Runtime::follow_lookup(u32 exit_index) {
   const CodeExit exit = store_.exits[exit_index];
   const Mode wanted = store_.block(exit.block).mode;
   const u64 flushes = statistics_.cache_flushes;
-  Block* target = find(exit.rip, wanted);
-  if (target == nullptr || flushes != statistics_.cache_flushes) return target;
-  Block& stale = store_.block(exit.block);
-  if (!stale.dead) {
-    if (target != &stale) remember_jump(*target);
-    return target;
+  const Block* target = find(exit.rip, wanted);
+  if (target == nullptr) return nullptr;
+  if (flushes == statistics_.cache_flushes) {
+    const Block& stale = store_.block(exit.block);
+    if (stale.dead) {
+      // Whoever still leads to the dead block is led on.
+      lead_on(stale.checked_entry, target->checked_entry);
+      if (stale.second_page != Block::kNoPage) lead_on(stale.inner_entry, target->checked_entry);
+    }
+    if (target != &stale && !wanted.unshared) remember_jump(*target);
   }
-  // Whoever still leads to the dead block is led on.
-  constexpr u8 kJmp = 0xE9;
-  *cache_.write_at(stale.checked_entry) = kJmp;
-  cache_.patch(stale.checked_entry + 1, target->checked_entry);
-  remember_jump(*target);
-  return target;
+  return cache_.code(target->inner_entry);
 }
 
-Block* Runtime::follow_indirect(u32 /*exit_index*/) {
-  Block* target = find(context_->rip, mode());
-  if (target != nullptr) remember_jump(*target);
-  return target;
+/// Makes a jump of what stands at `from`, which nothing runs through any more.
+void Runtime::lead_on(u32 from, u32 to) {
+  constexpr u8 kJmp = 0xE9;
+  *cache_.write_at(from) = kJmp;
+  cache_.patch(from + 1, to);
 }
 
 void Runtime::remember_jump(const Block& block) {
@@ -134,14 +173,17 @@ void Runtime::forget_all_code() {
   cache_.rewind(first_code_);
   // No RIP has this key at this index: bit 2 of RIP, bit 0 of the index, differs.
   for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ 1U} << 2);
-  const u8* return_empty = cache_.code(thunks_.return_empty);
-  const u64 user = user_returns_.empty(return_empty);
-  const u64 supervisor = supervisor_returns_.empty(return_empty);
-  context_->supervisor_stack = supervisor;
-  context_->return_rsp = context_->user_stack != 0 ? user : supervisor;
-  context_->other_return_rsp = user;
+  empty_return_stacks();
   for (auto& tokens : context_->code_tokens)
     for (auto& token : tokens) token.store(0, std::memory_order_relaxed);
+}
+
+void Runtime::empty_return_stacks() {
+  const u8* return_empty = cache_.code(thunks_.return_empty);
+  const u64 user = user_returns_.empty(return_empty);
+  context_->supervisor_stack = supervisor_returns_.empty(return_empty);
+  context_->return_rsp = context_->user_stack != 0 ? user : context_->supervisor_stack;
+  context_->other_return_rsp = user;
 }
 
 }  // namespace vert::bt

@@ -75,7 +75,7 @@ void Runtime::prepare_fpu(Context* context) {
 }
 
 /// Runs generated code until it is left. False, with nothing done, if another thread's request comes first.
-bool Runtime::enter(u32 code_offset) {
+bool Runtime::enter(const u8* code) {
   using Enter = void (*)(const u8*);
   in_code_.store(true, std::memory_order_seq_cst);
   if (has_requests_.load(std::memory_order_seq_cst)) {
@@ -86,7 +86,7 @@ bool Runtime::enter(u32 code_offset) {
     const RunningScope scope(this);
     // SAFETY: the thunk keeps the calling convention; generated code reaches nothing but the Context, guest
     // RAM through the soft TLB, and the return stack.
-    reinterpret_cast<Enter>(const_cast<u8*>(cache_.code(thunks_.enter)))(cache_.code(code_offset));
+    reinterpret_cast<Enter>(const_cast<u8*>(cache_.code(thunks_.enter)))(code);
   }
   in_code_.store(false, std::memory_order_release);
   return true;

@@ -164,6 +164,8 @@ void ThunkWriter::returns() {
   const Label hit = as_.make_label();
   const Label miss = as_.make_label();
   as_.mov(kDelta, kRcx);
+  as_.load(kScratch, VERT_FIELD(return_unbias));
+  as_.lea(kAddress, {.base = kAddress, .index = kScratch});
   as_.load(kRcx, VERT_FIELD(attention), 1);
   as_.jrcxz(calm);
   as_.jmp(miss);
