@@ -195,10 +195,18 @@ void Assembler::cmp_imm8(const HostMem& target, u8 value) {
   byte(value);
 }
 
-void Assembler::cmp_imm32(const HostMem& target, i32 value) {
-  memory_form({}, 0x81, 7, target, false);
+void Assembler::memory_immediate(u8 extension, const HostMem& word, i32 value) {
+  memory_form({}, 0x81, extension, word, false);
   word32(static_cast<u32>(value));
 }
+void Assembler::shift_immediate(u8 extension, u8 reg, u8 count) {
+  byte(static_cast<u8>(0x48 | high(reg)));
+  byte(0xC1);
+  byte(static_cast<u8>(0xC0 | extension << 3 | low(reg)));
+  byte(count);
+}
+
+void Assembler::cmp_imm32(const HostMem& target, i32 value) { memory_immediate(7, target, value); }
 
 void Assembler::sub_imm(const HostMem& quad, i32 value) {
   memory_form({}, 0x81, 5, quad, true);

@@ -68,7 +68,9 @@ class Assembler {
   void cmp_imm32(const HostMem& word, i32 value);
   void sub_imm(const HostMem& quad, i32 value);
   void cmp_mem_imm(const HostMem& quad, i32 value);
-  void add_imm(u8 reg, i32 value) { immediate_form(0, reg, value, true); }
+  void or_mem_imm(const HostMem& word, i32 value) { memory_immediate(1, word, value); }
+  void and_mem_imm(const HostMem& word, i32 value) { memory_immediate(4, word, value); }
+  void sar_imm(u8 reg, u8 count) { shift_immediate(7, reg, count); }
 
   void jmp(Label target);
   void jcc(Cond cond, Label target);
@@ -121,6 +123,8 @@ class Assembler {
   void word32(u32 value);
   void word64(u64 value);
   void opcode(std::span<const u8> escape, u8 op);
+  void memory_immediate(u8 extension, const HostMem& word, i32 value);
+  void shift_immediate(u8 extension, u8 reg, u8 count);
   void register_form(u8 op, u8 reg, u8 rm, bool wide);
   void immediate_form(u8 extension, u8 reg, i32 value, bool wide);
   void memory_form(std::span<const u8> escape, u8 op, u8 reg, const HostMem& mem, bool wide, u8 prefix = 0,

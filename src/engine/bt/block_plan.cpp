@@ -142,7 +142,7 @@ Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols
   Access access{.insn = static_cast<u16>(i),
                 .write = guest.writes_memory,
                 .size = static_cast<u8>(guest.memory_size())};
-  if (mem.base >= kGprCount || mem.index != MemoryOperand::kNoRegister || mem.segment == kFs ||
+  if (guest.form == Form::kBitString || mem.base >= kGprCount || mem.index != MemoryOperand::kNoRegister || mem.segment == kFs ||
       mem.segment == kGs || guest.insn.address_size != word || mem.absolute64)
     return access;
   access.reg = mem.base;

@@ -143,7 +143,12 @@ class Emitter {
   void push_flags(unsigned i);
   void string(unsigned i);
   void time_stamp(unsigned i);
-  void segment_base(unsigned i);
+  void read_segment_base(unsigned i);
+  void write_segment_base(unsigned i);
+  void read_segment(unsigned i);
+  void bit_string(unsigned i);
+  void bit_address(unsigned i);
+  void access_control(unsigned i);
   void swap_gs();
   void set_interrupt(unsigned i);
   void transfer(unsigned i, Transfer kind);

@@ -42,7 +42,11 @@ void Emitter::instruction(unsigned i) {
     case Form::kBranch: return branch(i);
     case Form::kString: return string(i);
     case Form::kTimeStamp: return time_stamp(i);
-    case Form::kSegmentBase: return segment_base(i);
+    case Form::kReadSegmentBase: return read_segment_base(i);
+    case Form::kWriteSegmentBase: return write_segment_base(i);
+    case Form::kReadSegment: return read_segment(i);
+    case Form::kBitString: return bit_string(i);
+    case Form::kAccessControl: return access_control(i);
     case Form::kSwapGs: return swap_gs();
     case Form::kClearInterrupt: return assembler_.store_imm(VERT_FIELD(interrupt_flag), 0, 1);
     case Form::kSetInterrupt: return set_interrupt(i);
@@ -246,12 +250,94 @@ void Emitter::time_stamp(unsigned i) {
   if (with_aux) assembler_.load(kRcx, VERT_FIELD(tsc_aux), 4);
 }
 
-void Emitter::segment_base(unsigned i) {
+void Emitter::read_segment_base(unsigned i) {
   const Operand& to = insn(i).insn.operands[0];
   const bool fs = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_RDFSBASE;
   const u8 target = in_memory(to.reg) ? kAddress : kHostRegister[to.reg];
   assembler_.load(target, fs ? VERT_FIELD(fs_base) : VERT_FIELD(gs_base), to.size);
   if (in_memory(to.reg)) assembler_.store(slot(to.reg), target);
+}
+
+/// The interpreter has the fault of a base that is not canonical.
+void Emitter::write_segment_base(unsigned i) {
+  const Operand& from = insn(i).insn.operands[0];
+  const bool fs = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_WRFSBASE;
+  free_flags(i);
+  const Label interpret = interpret_label(i);
+  const u8 value = value_of(from.reg, kAddress);
+  if (from.size == 4)
+    assembler_.mov32(kAddress, value);
+  else
+    assembler_.mov(kAddress, value);
+  assembler_.mov(kScratch, kAddress);
+  assembler_.sar_imm(kScratch, 47);
+  assembler_.lea(kScratch, {.base = kScratch, .displacement = 1});
+  assembler_.cmp_imm(kScratch, 1, true);
+  assembler_.jcc(Cond::kA, interpret);
+  assembler_.store(fs ? VERT_FIELD(fs_base) : VERT_FIELD(gs_base), kAddress);
+}
+
+void Emitter::read_segment(unsigned i) {
+  const Operand& to = insn(i).insn.operands[0];
+  const auto segment = insn(i).insn.operands[1].reg;
+  const auto offset = offsetof(cpu::CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, selector);
+  assembler_.load(kAddress, VERT_FIELD(state));
+  const u8 target = in_memory(to.reg) ? kScratch : kHostRegister[to.reg];
+  assembler_.load(target, {.base = kAddress, .displacement = static_cast<i32>(offset)}, 2);
+  if (in_memory(to.reg)) assembler_.store(slot(to.reg), target);
+}
+
+/// The doubleword or quadword that has the bit, into kAddress (SDM 2A, BT). Changes flags.
+void Emitter::bit_address(unsigned i) {
+  const GuestInsn& guest = insn(i);
+  const bool quad = guest.insn.operand_size == 8;
+  constexpr std::array<u8, 3> kMovsxdScratch = {0x4D, 0x63, 0xDB};  // movsxd r11, r11d
+  linear_address(i, kAddress, true);
+  const u8 index = value_of(guest.insn.operands[1].reg, kScratch);
+  if (index != kScratch) assembler_.mov(kScratch, index);
+  if (!quad) assembler_.raw(kMovsxdScratch);
+  assembler_.sar_imm(kScratch, quad ? 6 : 5);
+  assembler_.lea(kAddress, {.base = kAddress, .index = kScratch, .scale = guest.insn.operand_size});
+}
+
+/// BT, BTS, BTR and BTC of memory: with the bit's number cut to the operand's size, on the operand that has it.
+void Emitter::bit_string(unsigned i) {
+  const GuestInsn& guest = insn(i);
+  const bool quad = guest.insn.operand_size == 8;
+  const HostMem at = reach(i, 0);
+  assembler_.lea(kAddress, {.base = at.base, .index = at.index, .displacement = at.displacement});
+  const u8 index = value_of(guest.insn.operands[1].reg, kScratch);
+  if (index != kScratch) assembler_.mov(kScratch, index);
+  assembler_.and_imm32(kScratch, quad ? 63 : 31);
+  flags_for(i);
+  constexpr u8 kLock = 0xF0;
+  constexpr u8 kModrm = (kScratch & 7) << 3 | (kAddress & 7);
+  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_BT) {
+    assembler_.load(kAddress, {.base = kAddress}, guest.insn.operand_size);
+    assembler_.raw(std::array<u8, 4>{static_cast<u8>(quad ? 0x4D : 0x45), 0x0F, 0xA3, 0xC0 | kModrm});
+    return;
+  }
+  if (guest.insn.lock) assembler_.raw(std::array{kLock});
+  assembler_.raw(std::array<u8, 4>{static_cast<u8>(quad ? 0x4D : 0x45), 0x0F, guest.insn.opcode, kModrm});
+}
+
+/// STAC and CLAC change how the supervisor reaches user pages, so the code behind them is of another mode.
+void Emitter::access_control(unsigned i) {
+  const bool open = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_STAC;
+  constexpr auto kAc = static_cast<i32>(rflags::AC);
+  free_flags(i);
+  if (open)
+    assembler_.or_mem_imm(VERT_FIELD(rflags_rest), kAc);
+  else
+    assembler_.and_mem_imm(VERT_FIELD(rflags_rest), ~kAc);
+  if (request_->mode.smap) {
+    Mode next = request_->mode;
+    next.privilege = open ? cpu::Privilege::kSupervisor : cpu::Privilege::kSmap;
+    assembler_.store_imm(VERT_FIELD(privilege), static_cast<i32>(next.privilege), 4);
+    assembler_.store_imm(VERT_FIELD(salt), next.salt());
+    assembler_.store_imm(VERT_FIELD(return_unbias), -next.return_bias());
+  }
+  end(insn(i).next_rip());
 }
 
 void Emitter::swap_gs() {

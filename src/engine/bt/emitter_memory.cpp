@@ -73,6 +73,7 @@ bool Emitter::is_operand(unsigned i, const Access& access) const {
 }
 
 void Emitter::access_address(unsigned i, const Access& access, u8 to) {
+  if (insn(i).form == Form::kBitString) return bit_address(i);
   if (is_operand(i, access)) return linear_address(i, to, true);
   // The stack's top, or where it will be.
   const i32 displacement = access.write ? -static_cast<i32>(word()) : 0;

@@ -285,7 +285,18 @@ Form system_form(const GuestInsn& guest, const Mode& mode) {
     case ZYDIS_MNEMONIC_IRETQ: return mode.user() || mode.code32 ? Form::kInterpret : Form::kInterruptReturn;
     case ZYDIS_MNEMONIC_RDFSBASE:
     case ZYDIS_MNEMONIC_RDGSBASE:
-      return mode.fs_gs_base && !mode.code32 ? Form::kSegmentBase : Form::kInterpret;
+      return mode.fs_gs_base && !mode.code32 ? Form::kReadSegmentBase : Form::kInterpret;
+    case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE:
+      return mode.fs_gs_base && !mode.code32 ? Form::kWriteSegmentBase : Form::kInterpret;
+    case ZYDIS_MNEMONIC_STAC:
+    case ZYDIS_MNEMONIC_CLAC: return mode.user() || mode.code32 ? Form::kInterpret : Form::kAccessControl;
+    case ZYDIS_MNEMONIC_MOV: {
+      const auto& operands = guest.insn.operands;
+      const bool from_segment = operands[0].kind == OperandKind::kGpr && operands[0].size >= 4 &&
+                                operands[1].kind == OperandKind::kSegment;
+      return from_segment ? Form::kReadSegment : Form::kInterpret;
+    }
     default: return Form::kInterpret;
   }
 }
@@ -316,9 +327,30 @@ Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
     return Form::kInterpret;
   // BT and its kin with a bit offset in a register reach beyond their operand.
   if (guest.has_memory() && decoded.meta.category == ZYDIS_CATEGORY_BITBYTE &&
-      guest.insn.operands[1].kind == OperandKind::kGpr && guest.insn.operands[0].kind == OperandKind::kMemory)
-    return Form::kInterpret;
+      guest.insn.operands[1].kind == OperandKind::kGpr &&
+      guest.insn.operands[0].kind == OperandKind::kMemory) {
+    const bool whole = !mode.code32 && guest.insn.address_size == 8 && guest.insn.operand_size >= 4;
+    return whole ? Form::kBitString : Form::kInterpret;
+  }
   return Form::kCopy;
+}
+
+/// Forms with flags as the decoder has them: the guest's state is complete without what they find there.
+bool keeps_to_itself(Form form) {
+  switch (form) {
+    case Form::kCopy:
+    case Form::kLea:
+    case Form::kNothing:
+    case Form::kPush:
+    case Form::kPop:
+    case Form::kLeave:
+    case Form::kBitString:
+    case Form::kClearInterrupt:
+    case Form::kTimeStamp:
+    case Form::kReadSegment:
+    case Form::kReadSegmentBase: return true;
+    default: return false;
+  }
 }
 
 }  // namespace
@@ -333,6 +365,7 @@ bool GuestInsn::ends_block() const {
     case Form::kSystemCall:
     case Form::kSystemReturn:
     case Form::kInterruptReturn:
+    case Form::kAccessControl:
     case Form::kInterpret: return true;
     default: return false;
   }
@@ -360,10 +393,7 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   guest.form = classify(guest, mode, plain);
   if ((guest.fpu & ~mode.fpu) != 0) guest.form = Form::kInterpret;
   // Everything that leaves for the interpreter, or may, needs its flags.
-  if (guest.form != Form::kCopy && guest.form != Form::kLea && guest.form != Form::kNothing &&
-      guest.form != Form::kPush && guest.form != Form::kPop && guest.form != Form::kLeave &&
-      guest.form != Form::kClearInterrupt && guest.form != Form::kTimeStamp &&
-      guest.form != Form::kSegmentBase) {
+  if (!keeps_to_itself(guest.form)) {
     guest.flags_read = kArithmeticFlags;
     guest.flags_killed = 0;
   }

@@ -25,7 +25,11 @@ enum class Form : u8 {
   kBranch,       // Jcc
   kString,       // REP MOVS and STOS
   kTimeStamp,    // RDTSC, RDTSCP
-  kSegmentBase,  // RDFSBASE and the like
+  kReadSegmentBase,   // RDFSBASE, RDGSBASE
+  kWriteSegmentBase,  // WRFSBASE, WRGSBASE
+  kReadSegment,       // MOV of a selector to a register
+  kBitString,         // BT and its kin on memory, with the bit's number in a register
+  kAccessControl,     // STAC, CLAC
   kSwapGs,
   kClearInterrupt,
   kSetInterrupt,
