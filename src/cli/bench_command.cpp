@@ -37,15 +37,6 @@ Exit status: 0 if all was measured (or QEMU is not installed), else 1.)";
 
 constexpr unsigned kMaxRuns = 100;
 
-Status write_file(const std::string& path, const std::string& text) {
-  std::FILE* const file = std::fopen(path.c_str(), "we");
-  if (file == nullptr) return make_system_error(errno, path);
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const bool closed = std::fclose(file) == 0;
-  if (!written || !closed) return make_system_error(errno, path);
-  return {};
-}
-
 class BenchCommand final : public Command {
  public:
   explicit BenchCommand(CLI::App& parent)

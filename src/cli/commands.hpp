@@ -35,5 +35,7 @@ class Command {
 void print_out(std::string_view text);
 /// Writes to standard error; what cannot be written is lost.
 void print_error(std::string_view text);
+/// Makes `path` hold `text`.
+[[nodiscard]] Status write_file(const std::string& path, std::string_view text);
 
 }  // namespace vert::cli

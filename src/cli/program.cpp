@@ -117,6 +117,15 @@ void print_out(std::string_view text) { std::fwrite(text.data(), 1, text.size(),
 
 void print_error(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
 
+Status write_file(const std::string& path, std::string_view text) {
+  std::FILE* const file = std::fopen(path.c_str(), "we");
+  if (file == nullptr) return make_system_error(errno, path);
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const bool closed = std::fclose(file) == 0;
+  if (!written || !closed) return make_system_error(errno, path);
+  return {};
+}
+
 int run_program(int argc, const char* const* argv) {
   ensure_standard_descriptors();
   int status = kExitFailure;

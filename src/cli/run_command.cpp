@@ -11,6 +11,7 @@
 
 #include "cli/commands.hpp"
 #include "cli/console.hpp"
+#include "cli/debug_options.hpp"
 #include "cli/host.hpp"
 #include "cli/serial_port.hpp"
 #include "cli/text.hpp"
@@ -27,6 +28,8 @@ constexpr const char* kExamples = R"(Examples:
     vert run --engine interp --cpus 2 --memory 512M --kernel vmlinuz --append 'console=ttyS0 quiet'
   A test kernel (ELF or multiboot) whose write to port 0xf4 becomes the exit status:
     vert run test.elf --serial file=test.log --device isa-debug-exit
+  What the engine did, and why it was slow where it was, on standard error when the machine ends:
+    vert run --debug engine --kernel vmlinuz --append 'console=ttyS0'
 
 Keys on a terminal: Ctrl-A x quits, Ctrl-A Ctrl-A sends one Ctrl-A.
 
@@ -45,6 +48,7 @@ struct RunOptions {
   std::string cpu = "host";
   std::string serial = "stdio";
   std::vector<std::string> devices;
+  std::vector<std::string> debug;
   bool no_reboot = false;
 };
 
@@ -138,7 +142,7 @@ Result<int> exit_status(const machine::Outcome& outcome) {
 /// console leaves the machine alone before that goes, and the output outlives both.
 class Session {
  public:
-  Result<int> run(machine::MachineConfig config, const std::string& serial) {
+  Result<int> run(machine::MachineConfig config, const std::string& serial, const DebugOptions& debug) {
     VERT_ASSIGN(port_, open_serial_port(serial));
     if (!port_.notice.empty()) print_error(fmt::format("vert: {}\n", port_.notice));
     if (port_.output.valid()) {
@@ -154,7 +158,10 @@ class Session {
                      Console::Input{port_.input.get(), port_.is_terminal});
     set_live_console(&*console_);
     const machine::Outcome outcome = machine_->run();
-    return finish(outcome);
+    Result<int> status = finish(outcome);
+    if (debug.counters)
+      VERT_TRY(write_report(debug.counters_file, counter_tables(machine_->engine_counters())));
+    return status;
   }
 
  private:
@@ -213,6 +220,10 @@ class RunCommand final : public Command {
         ->type_name("NAME")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    app_.add_option("--debug", options_.debug, "engine[=FILE]: what the engine has counted; may be repeated")
+        ->type_name("WHAT")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     app_.add_flag("--no-reboot", options_.no_reboot, "A reset ends the machine");
     app_.footer(kExamples);
   }
@@ -221,10 +232,11 @@ class RunCommand final : public Command {
 
   Result<int> run() override {
     VERT_ASSIGN(machine::MachineConfig config, make_config(options_));
+    VERT_ASSIGN(const DebugOptions debug, parse_debug_options(options_.debug));
     Console::block_signals();
     install_crash_handlers();
     Session session;
-    return session.run(std::move(config), options_.serial);
+    return session.run(std::move(config), options_.serial, debug);
   }
 
  private:

@@ -10,6 +10,7 @@
 #include "base/time.hpp"
 #include "base/types.hpp"
 #include "cpu/cpu_state.hpp"
+#include "cpu/engine_report.hpp"
 #include "memory/bus.hpp"
 #include "memory/guest_memory.hpp"
 #include "x86/cpu_model.hpp"
@@ -121,6 +122,9 @@ class Engine {
   /// To be called when, since the last run, the caller changed more of `state` than general registers, RIP, RFLAGS,
   /// segment registers, CPL, FPU state and the activity, or handed in another: drop everything derived from it.
   virtual void state_changed() = 0;
+
+  /// What the engine has counted since it was made, for people. Not while run() is under way.
+  [[nodiscard]] virtual std::vector<CounterGroup> counters() const { return {}; }
 };
 
 /// An engine that can also settle single instructions for another, which runs the same vCPU most of the time.

@@ -317,4 +317,10 @@ MachineStatistics Machine::statistics() const {
   return statistics;
 }
 
+std::vector<std::vector<cpu::CounterGroup>> Machine::engine_counters() const {
+  std::vector<std::vector<cpu::CounterGroup>> counters;
+  for (const auto& vcpu : impl_->vcpus) counters.push_back(vcpu->engine_counters());
+  return counters;
+}
+
 }  // namespace vert::machine

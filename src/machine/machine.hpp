@@ -14,6 +14,7 @@
 
 #include "base/error.hpp"
 #include "base/types.hpp"
+#include "cpu/engine_report.hpp"
 
 namespace vert::machine {
 
@@ -69,6 +70,8 @@ class Machine {
   std::size_t serial_input(std::span<const u8> bytes);
   void set_serial_ready_callback(std::function<void()> on_serial_ready);
   [[nodiscard]] MachineStatistics statistics() const;
+  /// What each vCPU's engine has counted since the guest's last reset. Not while run() is under way.
+  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters() const;
 
  private:
   struct Impl;

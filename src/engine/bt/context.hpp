@@ -152,6 +152,9 @@ struct alignas(64) Context {
   std::array<std::array<u64, kLargePageSlots / 64>, 4> large_pages{};
   std::array<u64, kWriteFilterBits / 64> write_filter{};
 
+  // How leaf_fill() was answered, for people: reads and writes, by FillResult.
+  std::array<std::array<u64, 3>, 2> fill_results{};
+
   alignas(64) std::array<u8, kXsaveSize> xsave{};
 };
 

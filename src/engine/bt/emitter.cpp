@@ -157,6 +157,8 @@ void Emitter::flags_for(unsigned i) {
 
 u32 Emitter::add_exit(CodeExit exit) {
   exit.block = request_->block;
+  const bool decoded = exit.kind == ExitKind::kInterpret && insn(exit.insn).insn.length != 0;
+  if (decoded) exit.insn_class = class_of(insn(exit.insn).insn);
   exits_->push_back(exit);
   return static_cast<u32>(exits_->size() - 1);
 }
@@ -179,7 +181,8 @@ Label Emitter::interpret_label(unsigned i) {
     restore_flags();
     flags_ = Flags::kSaved;
   }
-  leave(add_exit({.kind = ExitKind::kInterpret, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+  leave(add_exit(
+      {.kind = ExitKind::kInterpret, .declined = true, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
   if (!was_cold) assembler_.use_hot();
   return out.label;
 }

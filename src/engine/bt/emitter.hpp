@@ -12,6 +12,7 @@
 #include "engine/bt/block_plan.hpp"
 #include "engine/bt/context.hpp"
 #include "engine/bt/emitter_requests.hpp"
+#include "engine/bt/insn_class.hpp"
 
 namespace vert::bt {
 
@@ -35,10 +36,12 @@ enum class Effect : u8 {
 struct CodeExit {
   ExitKind kind = ExitKind::kInterpret;
   Effect effect = Effect::kOther;
-  bool unshared = false;  // kLink: to code that shares no checks
-  bool checked = false;   // kLink: only to a checked entry
-  i32 popped = 0;         // kIndirect: bytes that the branch has taken off the stack; a call: negative
-  u16 insn = 0;           // in its block
+  bool unshared = false;   // kLink: to code that shares no checks
+  bool checked = false;    // kLink: only to a checked entry
+  bool declined = false;   // kInterpret: of an instruction that has a translation
+  i32 popped = 0;          // kIndirect: bytes that the branch has taken off the stack; a call: negative
+  u16 insn = 0;            // in its block
+  InsnClass insn_class{};  // kInterpret: for counting
   u32 block = 0;
   u32 site = 0;  // kLink: the displacement to patch, in the code cache
   u64 rip = 0;

@@ -6,9 +6,14 @@ namespace vert::bt {
 
 extern "C" u64 leaf_fill(Context* context, u64 address, u32 request) {
   const u32 size = request & 0xFFFF;
-  if ((address & kPageOffsetMask) + size > kPageSize) return static_cast<u64>(FillResult::kCrosses);
-  const bool filled = leaf_fill_tlb(context, address, request >> 16 & 1, request >> 24);
-  return static_cast<u64>(filled ? FillResult::kFilled : FillResult::kDeclined);
+  const u32 write = request >> 16 & 1;
+  FillResult result = FillResult::kDeclined;
+  if ((address & kPageOffsetMask) + size > kPageSize)
+    result = FillResult::kCrosses;
+  else if (leaf_fill_tlb(context, address, write, request >> 24))
+    result = FillResult::kFilled;
+  ++context->fill_results[write][static_cast<u64>(result)];
+  return static_cast<u64>(result);
 }
 
 extern "C" u64 leaf_string(Context* context, u64 /*address*/, u32 request) {

@@ -222,7 +222,7 @@ std::optional<ExitInfo> Runtime::go() {
     if (!enter(code)) return std::nullopt;
     const auto index = static_cast<u32>(context_->exit);
     const CodeExit exit = store_.exits[index];
-    ++statistics_.exits[static_cast<std::size_t>(exit.kind)];
+    statistics_.count(exit);
     if (budget_ != cpu::kNoBudget) {
       u64 left_over = context_->budget;
       if (exit.kind != ExitKind::kLookup && exit.kind != ExitKind::kBudget)

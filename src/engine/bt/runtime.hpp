@@ -19,21 +19,11 @@
 #include "engine/bt/code_cache.hpp"
 #include "engine/bt/context.hpp"
 #include "engine/bt/return_stack.hpp"
+#include "engine/bt/statistics.hpp"
 #include "engine/bt/thunks.hpp"
 #include "memory/guest_memory.hpp"
 
 namespace vert::bt {
-
-/// Counters, for people.
-struct Statistics {
-  std::array<u64, 8> exits{};  // by ExitKind
-  u64 faults = 0;
-  u64 steps = 0;  // instructions and events that the fallback engine settled
-  u64 blocks = 0;
-  u64 code_bytes = 0;
-  u64 cache_flushes = 0;
-  u64 pages_forgotten = 0;
-};
 
 class Runtime final : private memory::CodeWatcher {
  public:
@@ -43,7 +33,7 @@ class Runtime final : private memory::CodeWatcher {
 
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget);
   void state_changed();
-  [[nodiscard]] const Statistics& statistics() const { return statistics_; }
+  [[nodiscard]] std::vector<cpu::CounterGroup> counters() const { return describe(statistics_, *context_); }
 
  private:
   Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,

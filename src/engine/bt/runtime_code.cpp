@@ -168,7 +168,7 @@ void Runtime::remember_jump(const Block& block) {
 }
 
 void Runtime::forget_all_code() {
-  ++statistics_.cache_flushes;
+  if (statistics_.blocks != 0) ++statistics_.cache_flushes;
   store_.clear();
   cache_.rewind(first_code_);
   // No RIP has this key at this index: bit 2 of RIP, bit 0 of the index, differs.

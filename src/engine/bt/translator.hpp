@@ -22,6 +22,7 @@ class Translator final : public cpu::Engine {
   /// `budget` is exact; so is the count of instructions, if there is a budget.
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget) override;
   void state_changed() override;
+  [[nodiscard]] std::vector<cpu::CounterGroup> counters() const override;
 
   /// Whether this host can run the engine; if not, why.
   [[nodiscard]] static Status usable();

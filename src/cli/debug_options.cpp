@@ -1,0 +1,73 @@
+#include "cli/debug_options.hpp"
+
+#include <algorithm>
+
+#include <fmt/format.h>
+
+#include "cli/commands.hpp"
+#include "cli/text.hpp"
+
+namespace vert::cli {
+namespace {
+
+const std::vector<std::string> kDebugWords = {"engine"};
+
+std::size_t widest_name(const cpu::CounterGroup& group) {
+  std::size_t width = 0;
+  for (const cpu::Counter& counter : group.counters) width = std::max(width, counter.name.size());
+  return width;
+}
+
+void add_group(const cpu::CounterGroup& group, std::size_t width, std::string& text) {
+  u64 whole = 0;
+  for (const cpu::Counter& counter : group.counters) whole += counter.value;
+  text += fmt::format("  {}{}\n", group.name, group.parts ? fmt::format(": {}", whole) : "");
+  for (const cpu::Counter& counter : group.counters) {
+    text += fmt::format("    {:<{}}  {:>14}", counter.name, width, counter.value);
+    const double share =
+        whole != 0 ? 100.0 * static_cast<double>(counter.value) / static_cast<double>(whole) : 0;
+    text += group.parts ? fmt::format("  {:5.1f} %\n", share) : "\n";
+  }
+}
+
+}  // namespace
+
+Result<DebugOptions> parse_debug_options(std::span<const std::string> words) {
+  DebugOptions options;
+  for (const std::string& word : words) {
+    const std::size_t equals = word.find('=');
+    const std::string what = word.substr(0, equals);
+    const std::string file = equals == std::string::npos ? "" : word.substr(equals + 1);
+    if (equals != std::string::npos && file.empty())
+      return make_error("--debug {}: name a file behind the '=', or leave it out", word);
+    if (what == "engine") {
+      options.counters = true;
+      options.counters_file = file;
+    } else if (const auto hint = closest_match(what, kDebugWords)) {
+      return make_error("unknown --debug '{}'; did you mean '{}'?", what, *hint);
+    } else {
+      return make_error("unknown --debug '{}'; it can be {}", what, join_alternatives(kDebugWords));
+    }
+  }
+  return options;
+}
+
+std::string counter_tables(std::span<const std::vector<cpu::CounterGroup>> vcpus) {
+  std::string text;
+  for (std::size_t vcpu = 0; vcpu < vcpus.size(); ++vcpu) {
+    text += fmt::format("vcpu {}\n", vcpu);
+    if (vcpus[vcpu].empty()) text += "  this engine counts nothing\n";
+    std::size_t width = 0;
+    for (const cpu::CounterGroup& group : vcpus[vcpu]) width = std::max(width, widest_name(group));
+    for (const cpu::CounterGroup& group : vcpus[vcpu]) add_group(group, width, text);
+  }
+  return text;
+}
+
+Status write_report(const std::string& file, std::string_view text) {
+  if (!file.empty()) return write_file(file, text);
+  print_error(text);
+  return {};
+}
+
+}  // namespace vert::cli
