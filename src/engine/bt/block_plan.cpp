@@ -271,6 +271,7 @@ void Grouper::add_group(std::span<Access*> members) {
   Group group;
   group.reg = members.front()->reg;
   group.check = static_cast<u16>(check_place(members.front()->insn, members.front()->base, group.reg));
+  group.first = members.front()->insn;
   group.last = members.back()->insn;
   group.reg_offset = symbols_[group.check][group.reg].offset;
   i32 high = members.front()->offset;

@@ -27,6 +27,7 @@ struct Access {
 /// Accesses to one page, checked at once before instruction `check`: [base + low, base + low + span).
 struct Group {
   u16 check = 0;
+  u16 first = 0;  // instruction that accesses
   u16 last = 0;  // instruction
   u8 reg = 0;    // holds base + reg_offset before `check`
   i32 reg_offset = 0;

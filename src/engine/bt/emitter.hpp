@@ -40,6 +40,7 @@ struct CodeExit {
   bool checked = false;    // kLink: only to a checked entry
   bool declined = false;   // kInterpret: of an instruction that has a translation
   i32 popped = 0;          // kIndirect: bytes that the branch has taken off the stack; a call: negative
+  u8 steps = 1;           // kInterpret: how many instructions
   u16 insn = 0;            // in its block
   InsnClass insn_class{};  // kInterpret: for counting
   u32 block = 0;
@@ -149,6 +150,7 @@ class Emitter {
   void read_segment_base(unsigned i);
   void write_segment_base(unsigned i);
   void read_segment(unsigned i);
+  void read_control(unsigned i);
   void bit_string(unsigned i);
   void bit_address(unsigned i);
   void access_control(unsigned i);

@@ -45,6 +45,9 @@ void Emitter::instruction(unsigned i) {
     case Form::kReadSegmentBase: return read_segment_base(i);
     case Form::kWriteSegmentBase: return write_segment_base(i);
     case Form::kReadSegment: return read_segment(i);
+    case Form::kReadControl: return read_control(i);
+    case Form::kDirection:
+      return assembler_.store_imm(VERT_FIELD(direction_flag), insn(i).insn.mnemonic == ZYDIS_MNEMONIC_STD ? 1 : 0, 1);
     case Form::kBitString: return bit_string(i);
     case Form::kAccessControl: return access_control(i);
     case Form::kSwapGs: return swap_gs();
@@ -282,8 +285,33 @@ void Emitter::read_segment(unsigned i) {
   const auto segment = insn(i).insn.operands[1].reg;
   const auto offset = offsetof(cpu::CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, selector);
   assembler_.load(kAddress, VERT_FIELD(state));
+  const HostMem selector{.base = kAddress, .displacement = static_cast<i32>(offset)};
+  if (to.size == 2) {
+    assembler_.load(kScratch, selector, 2);
+    if (in_memory(to.reg)) return assembler_.store(slot(to.reg), kScratch, 2);
+    const u8 reg = kHostRegister[to.reg];  // mov reg, r11w
+    const auto rex = static_cast<u8>(0x44 | reg >> 3);
+    return assembler_.raw(std::array<u8, 4>{0x66, rex, 0x89, static_cast<u8>(0xC0 | (kScratch & 7) << 3 | (reg & 7))});
+  }
   const u8 target = in_memory(to.reg) ? kScratch : kHostRegister[to.reg];
-  assembler_.load(target, {.base = kAddress, .displacement = static_cast<i32>(offset)}, 2);
+  assembler_.load(target, selector, 2);
+  if (in_memory(to.reg)) assembler_.store(slot(to.reg), target);
+}
+
+/// Control registers stay in CpuState while generated code runs.
+void Emitter::read_control(unsigned i) {
+  const Operand& to = insn(i).insn.operands[0];
+  std::size_t offset = 0;
+  switch (insn(i).insn.operands[1].reg) {
+    case 0: offset = offsetof(cpu::CpuState, cr0); break;
+    case 2: offset = offsetof(cpu::CpuState, cr2); break;
+    case 3: offset = offsetof(cpu::CpuState, cr3); break;
+    case 4: offset = offsetof(cpu::CpuState, cr4); break;
+    default: return interpret(i);
+  }
+  assembler_.load(kAddress, VERT_FIELD(state));
+  const u8 target = in_memory(to.reg) ? kScratch : kHostRegister[to.reg];
+  assembler_.load(target, {.base = kAddress, .displacement = static_cast<i32>(offset)});
   if (in_memory(to.reg)) assembler_.store(slot(to.reg), target);
 }
 

@@ -141,7 +141,7 @@ void Emitter::group_check(const Group& group, unsigned i) {
   address();
   probe(group.span, group.write, miss);
   assembler_.load(kDelta, indexed_field(bank + offsetof(TlbEntry, addend), kScratch));
-  const Label interpret = interpret_label(i);
+  const Label declined = assembler_.make_label();
   assembler_.use_cold();
   assembler_.bind(miss);
   address();
@@ -149,13 +149,23 @@ void Emitter::group_check(const Group& group, unsigned i) {
   assembler_.call_out(thunks_.fill);
   assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
   assembler_.jcc(Cond::kE, retry);
-  assembler_.jcc(Cond::kB, interpret);
+  assembler_.jcc(Cond::kB, declined);
   const bool saved = flags_ == Flags::kSaved;
   if (saved) restore_flags();
   const Label stub = assembler_.make_label();
   assembler_.jmp(stub);
   link({.kind = ExitKind::kLink, .unshared = true, .insn = static_cast<u16>(i), .rip = insn(i).rip}, stub);
   if (saved) flags_ = Flags::kSaved;
+  assembler_.bind(declined);
+  if (saved) {
+    restore_flags();
+    flags_ = Flags::kSaved;
+  }
+  // The check stands before the access that it is for: the interpreter goes on until it has done that.
+  leave(add_exit({.kind = ExitKind::kInterpret,
+                  .steps = static_cast<u8>(group.first - i + 1),
+                  .insn = static_cast<u16>(i),
+                  .rip = insn(i).rip}));
   assembler_.use_hot();
 }
 

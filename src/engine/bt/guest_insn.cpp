@@ -277,6 +277,8 @@ Form system_form(const GuestInsn& guest, const Mode& mode) {
   switch (guest.insn.mnemonic) {
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDTSCP: return mode.time_stamp ? Form::kTimeStamp : Form::kInterpret;
+    case ZYDIS_MNEMONIC_CLD:
+    case ZYDIS_MNEMONIC_STD: return Form::kDirection;
     case ZYDIS_MNEMONIC_CLI: return mode.user() ? Form::kInterpret : Form::kClearInterrupt;
     case ZYDIS_MNEMONIC_STI: return mode.user() ? Form::kInterpret : Form::kSetInterrupt;
     case ZYDIS_MNEMONIC_SWAPGS: return mode.user() || mode.code32 ? Form::kInterpret : Form::kSwapGs;
@@ -293,9 +295,10 @@ Form system_form(const GuestInsn& guest, const Mode& mode) {
     case ZYDIS_MNEMONIC_CLAC: return mode.user() || mode.code32 ? Form::kInterpret : Form::kAccessControl;
     case ZYDIS_MNEMONIC_MOV: {
       const auto& operands = guest.insn.operands;
-      const bool from_segment = operands[0].kind == OperandKind::kGpr && operands[0].size >= 4 &&
-                                operands[1].kind == OperandKind::kSegment;
-      return from_segment ? Form::kReadSegment : Form::kInterpret;
+      if (operands[0].kind != OperandKind::kGpr) return Form::kInterpret;
+      if (operands[1].kind == OperandKind::kSegment) return Form::kReadSegment;
+      const bool control = operands[1].kind == OperandKind::kControl && operands[1].reg != 8;
+      return control && !mode.user() && !mode.code32 ? Form::kReadControl : Form::kInterpret;
     }
     default: return Form::kInterpret;
   }
@@ -347,6 +350,8 @@ bool keeps_to_itself(Form form) {
     case Form::kBitString:
     case Form::kClearInterrupt:
     case Form::kTimeStamp:
+    case Form::kDirection:
+    case Form::kReadControl:
     case Form::kReadSegment:
     case Form::kReadSegmentBase: return true;
     default: return false;

@@ -28,6 +28,8 @@ enum class Form : u8 {
   kReadSegmentBase,   // RDFSBASE, RDGSBASE
   kWriteSegmentBase,  // WRFSBASE, WRGSBASE
   kReadSegment,       // MOV of a selector to a register
+  kReadControl,       // MOV from a control register
+  kDirection,         // CLD, STD
   kBitString,         // BT and its kin on memory, with the bit's number in a register
   kAccessControl,     // STAC, CLAC
   kSwapGs,

@@ -239,7 +239,7 @@ std::optional<ExitInfo> Runtime::go() {
         code = code_at(context_->rip);
         break;
       case ExitKind::kAttention: return std::nullopt;
-      case ExitKind::kInterpret: return step(1, exit.effect);
+      case ExitKind::kInterpret: return step(std::min<u64>(exit.steps, left()), exit.effect);
       case ExitKind::kBudget: return step(left());
     }
     if (context_->attention.load(std::memory_order_relaxed) != 0) return std::nullopt;
