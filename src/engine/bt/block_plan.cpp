@@ -128,26 +128,38 @@ bool Tracker::step_known(const GuestInsn& guest) {
 }
 
 Access stack_access(unsigned i, const Symbols& symbols, u8 reg, i32 offset, unsigned word, bool write) {
-  return {static_cast<u16>(i),
-          symbols[reg].base,
-          reg,
-          write,
-          static_cast<u8>(word),
-          symbols[reg].offset + offset,
-          -1};
+  return {.insn = static_cast<u16>(i),
+          .family = {.base = symbols[reg].base, .index = 0, .scale = 1},
+          .write = write,
+          .size = static_cast<u8>(word),
+          .offset = symbols[reg].offset + offset,
+          .reg = reg};
 }
 
 Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols, unsigned word) {
   const MemoryOperand& mem = guest.insn.mem;
-  Access access{.insn = static_cast<u16>(i),
-                .write = guest.writes_memory,
-                .size = static_cast<u8>(guest.memory_size())};
-  if (guest.form == Form::kBitString || mem.base >= kGprCount || mem.index != MemoryOperand::kNoRegister || mem.segment == kFs ||
+  Access access;
+  access.insn = static_cast<u16>(i);
+  access.write = guest.writes_memory;
+  access.size = static_cast<u8>(guest.memory_size());
+  if (guest.form == Form::kBitString || mem.base == MemoryOperand::kRip || mem.segment == kFs ||
       mem.segment == kGs || guest.insn.address_size != word || mem.absolute64)
     return access;
-  access.reg = mem.base;
-  access.base = symbols[mem.base].base;
-  access.offset = symbols[mem.base].offset + mem.displacement;
+  i64 offset = mem.displacement;
+  Family family;
+  if (mem.base != MemoryOperand::kNoRegister) {
+    family.base = symbols[mem.base].base;
+    offset += symbols[mem.base].offset;
+    access.reg = mem.base;
+  }
+  if (mem.index != MemoryOperand::kNoRegister) {
+    family.index = symbols[mem.index].base;
+    family.scale = mem.scale;
+    offset += i64{symbols[mem.index].offset} * mem.scale;
+  }
+  if (std::abs(offset) >= (1 << 30)) return access;
+  access.family = family;
+  access.offset = static_cast<i32>(offset);
   return access;
 }
 
@@ -180,14 +192,14 @@ class Grouper {
 
  private:
   struct Candidate {
-    u16 base;
+    Family family;
     unsigned uses;
   };
   [[nodiscard]] bool free(unsigned first, unsigned last) const;
-  void form(u16 base);
-  void try_from(std::span<Access*> members);
+  void form(const Family& family);
   void add_group(std::span<Access*> members);
-  [[nodiscard]] unsigned check_place(unsigned first, u16 base, u8& reg) const;
+  [[nodiscard]] u8 holder(unsigned i, u16 symbol) const;
+  [[nodiscard]] unsigned check_place(unsigned first, const Family& family) const;
 
   BlockPlan& plan_;
   const std::vector<Symbols>& symbols_;
@@ -203,24 +215,24 @@ void Grouper::run() {
   for (unsigned i = 0; i < plan_.count; ++i) {
     for (unsigned k = 0; k < plan_.access_count[i]; ++k) {
       const Access& access = plan_.accesses[i][k];
-      if (access.base == 0) continue;
-      const auto found = std::ranges::find(candidates, access.base, &Candidate::base);
+      if (!access.family.known()) continue;
+      const auto found = std::ranges::find(candidates, access.family, &Candidate::family);
       if (found == candidates.end())
-        candidates.push_back({access.base, 1});
+        candidates.push_back({access.family, 1});
       else
         ++found->uses;
     }
   }
   std::ranges::stable_sort(candidates, std::ranges::greater{}, &Candidate::uses);
   for (const Candidate& candidate : candidates)
-    if (candidate.uses >= 2) form(candidate.base);
+    if (candidate.uses >= 2) form(candidate.family);
 }
 
-void Grouper::form(u16 base) {
+void Grouper::form(const Family& family) {
   std::vector<Access*> members;
   for (unsigned i = 0; i < plan_.count; ++i)
     for (unsigned k = 0; k < plan_.access_count[i]; ++k)
-      if (plan_.accesses[i][k].base == base) members.push_back(&plan_.accesses[i][k]);
+      if (plan_.accesses[i][k].family == family) members.push_back(&plan_.accesses[i][k]);
   // The longest runs that fit one check, from the front.
   for (std::size_t first = 0; first < members.size();) {
     i32 low = members[first]->offset;
@@ -247,33 +259,40 @@ void Grouper::form(u16 base) {
   }
 }
 
-/// Where to check: as late as possible, at a place where no flag matters and a register still has the base.
-unsigned Grouper::check_place(unsigned first, u16 base, u8& reg) const {
-  const auto holder = [&](unsigned i) -> int {
-    if (symbols_[i][reg].base == base) return reg;
-    for (unsigned r = 0; r < kGprCount; ++r)
-      if (symbols_[i][r].base == base) return static_cast<int>(r);
-    return -1;
-  };
+/// A register that has `symbol`, but for a constant, before instruction i.
+u8 Grouper::holder(unsigned i, u16 symbol) const {
+  const auto found = std::ranges::find(symbols_[i], symbol, &Symbol::base);
+  return found == symbols_[i].end() ? Group::kNoRegister : static_cast<u8>(found - symbols_[i].begin());
+}
+
+/// Where to check: as late as possible, at a place where no flag matters and registers still have the values.
+unsigned Grouper::check_place(unsigned first, const Family& family) const {
   for (unsigned i = first;; --i) {
-    const int held = holder(i);
-    if (held < 0 || (i < first && !free(i, first))) break;
-    if (plan_.live_before[i] == 0) {
-      reg = static_cast<u8>(held);
-      return i;
-    }
+    const bool held = (family.base == 0 || holder(i, family.base) != Group::kNoRegister) &&
+                      (family.index == 0 || holder(i, family.index) != Group::kNoRegister);
+    if (!held || (i < first && !free(i, first))) break;
+    if (plan_.live_before[i] == 0) return i;
     if (i == 0) break;
   }
   return first;
 }
 
 void Grouper::add_group(std::span<Access*> members) {
+  const Family& family = members.front()->family;
   Group group;
-  group.reg = members.front()->reg;
-  group.check = static_cast<u16>(check_place(members.front()->insn, members.front()->base, group.reg));
   group.first = members.front()->insn;
   group.last = members.back()->insn;
-  group.reg_offset = symbols_[group.check][group.reg].offset;
+  group.check = static_cast<u16>(check_place(group.first, family));
+  i64 held = 0;
+  if (family.base != 0) {
+    group.base = holder(group.check, family.base);
+    held += symbols_[group.check][group.base].offset;
+  }
+  if (family.index != 0) {
+    group.index = holder(group.check, family.index);
+    group.scale = family.scale;
+    held += i64{symbols_[group.check][group.index].offset} * family.scale;
+  }
   i32 high = members.front()->offset;
   group.low = high;
   for (const Access* access : members) {
@@ -282,6 +301,8 @@ void Grouper::add_group(std::span<Access*> members) {
     group.write = group.write || access->write;
   }
   group.span = static_cast<u32>(high - group.low);
+  if (std::abs(group.low - held) >= (1 << 30)) return;
+  group.low = static_cast<i32>(group.low - held);
   for (Access* access : members) access->group = static_cast<i16>(plan_.groups.size());
   plan_.groups.push_back(group);
 }

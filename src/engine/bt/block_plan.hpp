@@ -12,25 +12,37 @@
 
 namespace vert::bt {
 
-/// A guest access: where, in terms that compare within the block. Two accesses with the same `base` differ by
-/// their offsets.
+/// Addresses of the form base + index * scale + constant, with the same unknown values for base and index: they differ
+/// by their constants only. Values are numbered within the block; 0 is none.
+struct Family {
+  u16 base = 0;
+  u16 index = 0;
+  u8 scale = 1;
+  [[nodiscard]] bool known() const { return base != 0 || index != 0; }
+  bool operator==(const Family&) const = default;
+};
+
+/// A guest access.
 struct Access {
   u16 insn = 0;
-  u16 base = 0;  // 0: nothing is known about the address
-  u8 reg = 0;    // the general register that holds `base` plus `reg_offset` before the instruction
+  Family family;   // not known(): nothing can be said about the address
   bool write = false;
   u8 size = 0;
-  i32 offset = 0;  // from `base`
+  i32 offset = 0;  // the constant
+  u8 reg = 0;      // for a family without an index: the register that has the base
   i16 group = -1;  // the group whose check covers it
 };
 
-/// Accesses to one page, checked at once before instruction `check`: [base + low, base + low + span).
+/// Accesses to one page, checked at once before instruction `check`: span bytes from base + index * scale + low.
 struct Group {
+  static constexpr u8 kNoRegister = 0xFF;
   u16 check = 0;
   u16 first = 0;  // instruction that accesses
-  u16 last = 0;  // instruction
-  u8 reg = 0;    // holds base + reg_offset before `check`
-  i32 reg_offset = 0;
+  u16 last = 0;
+  // Registers that have the base and the index before `check`, but for constants, which `low` takes into account.
+  u8 base = kNoRegister;
+  u8 index = kNoRegister;
+  u8 scale = 1;
   i32 low = 0;
   u32 span = 0;
   bool write = false;

@@ -31,6 +31,7 @@ struct Block {
   Mode mode;
   u32 checked_entry = 0;
   u32 inner_entry = 0;
+  u32 fpu_entry = 0;
   u16 insn_count = 0;
   bool dead = false;  // its page was written
 };

@@ -19,7 +19,9 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   interpret_.assign(request.plan.count, {});
   flags_ = Flags::kHost;
   group_ = -1;
+  fpu_checked_ = false;
   entry();
+  fpu_entry_ = inner_;
   for (unsigned i = 0; i < request.plan.count; ++i) {
     checks_before(i);
     instruction(i);
@@ -35,7 +37,7 @@ Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, s
     const auto rip_offset = static_cast<u16>(insn(mark.insn).rip - request_->rip);
     marks.push_back({base + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved});
   }
-  return {base, assembler_.placed(base, inner_)};
+  return {base, assembler_.placed(base, inner_), assembler_.placed(base, fpu_entry_)};
 }
 
 void Emitter::check_token(u64 linear, u32 wanted, Label stale) {
@@ -85,6 +87,12 @@ void Emitter::entry() {
 
 void Emitter::checks_before(unsigned i) {
   const BlockPlan& plan = request_->plan;
+  if (plan.fpu != 0 && plan.fpu_check == i) {
+    free_flags(i);
+    load_fpu();
+    fpu_checked_ = true;
+    if (i == 0 && flags_ == Flags::kHost) fpu_entry_ = assembler_.here();
+  }
   if (plan.attention_check == static_cast<int>(i)) {
     const Label wanted = assembler_.make_label();
     free_flags(i);
@@ -98,10 +106,6 @@ void Emitter::checks_before(unsigned i) {
     }
     leave(add_exit({.kind = ExitKind::kAttention, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
     assembler_.use_hot();
-  }
-  if (plan.fpu != 0 && plan.fpu_check == i) {
-    free_flags(i);
-    load_fpu();
   }
   for (std::size_t g = 0; g < plan.groups.size(); ++g) {
     if (plan.groups[g].check != i) continue;
@@ -195,6 +199,7 @@ void Emitter::leave_to_interpreter(unsigned i) {
 /// `stub` is where the jump that was just written goes until it is patched.
 void Emitter::link(CodeExit exit, Label stub) {
   const Assembler::Site site = assembler_.last_displacement();
+  exit.fpu_loaded = fpu_checked_;
   const u32 index = add_exit(exit);
   sites_.push_back({index, site});
   const bool was_cold = assembler_.in_cold();

@@ -37,6 +37,7 @@ struct CodeExit {
   ExitKind kind = ExitKind::kInterpret;
   Effect effect = Effect::kOther;
   bool unshared = false;   // kLink: to code that shares no checks
+  bool fpu_loaded = false;  // kLink: the host's vector registers are the guest's
   bool checked = false;    // kLink: only to a checked entry
   bool declined = false;   // kInterpret: of an instruction that has a translation
   i32 popped = 0;          // kIndirect: bytes that the branch has taken off the stack; a call: negative
@@ -90,6 +91,7 @@ class Emitter {
   struct Placed {
     u32 checked_entry = 0;
     u32 inner_entry = 0;
+    u32 fpu_entry = 0;  // for jumps from the same page with the vector registers loaded
   };
   Placed place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks);
 
@@ -134,6 +136,9 @@ class Emitter {
   void probe(u32 size, bool write, Label miss);
   HostMem reach(unsigned i, unsigned k);
   HostMem reach_alone(unsigned i, const Access& access);
+  HostMem reach_constant(unsigned i, const Access& access, u64 address);
+  [[nodiscard]] std::optional<u64> constant_address(unsigned i, const Access& access) const;
+  void ask_to_fill(u32 size, bool write, Label retry);
   void access_address(unsigned i, const Access& access, u8 to);
   [[nodiscard]] std::optional<HostMem> direct(unsigned i, const Access& access, u8 index);
   [[nodiscard]] bool is_operand(unsigned i, const Access& access) const;
@@ -176,6 +181,8 @@ class Emitter {
   const Request* request_ = nullptr;
   std::vector<CodeExit>* exits_ = nullptr;
   Label inner_;
+  Label fpu_entry_;
+  bool fpu_checked_ = false;
   Flags flags_ = Flags::kHost;
   int group_ = -1;  // the one whose difference is in kDelta
   std::vector<Out> interpret_;

@@ -19,6 +19,19 @@ std::size_t bank_offset(const Mode& mode, bool write) {
          (write ? offsetof(TlbBank, write) : offsetof(TlbBank, read));
 }
 
+bool fits_immediate(u64 value) {
+  return value == static_cast<u64>(static_cast<i64>(static_cast<i32>(value)));
+}
+
+/// The address of an operand without registers but RIP, without its segment's base.
+u64 constant_operand(const GuestInsn& guest) {
+  const MemoryOperand& mem = guest.insn.mem;
+  u64 address = mem.absolute64 ? static_cast<u64>(guest.insn.imm)
+                               : static_cast<u64>(static_cast<i64>(mem.displacement));
+  if (mem.base == MemoryOperand::kRip) address += guest.next_rip();
+  return guest.insn.address_size == 8 ? address : address & 0xFFFFFFFF;
+}
+
 }  // namespace
 
 HostMem Emitter::slot(u8 guest) { return field(offsetof(Context, gpr) + guest * sizeof(u64)); }
@@ -36,11 +49,7 @@ void Emitter::linear_address(unsigned i, u8 to, bool segment) {
   const bool wide_address = guest.insn.address_size == 8;
   if (mem.base == MemoryOperand::kRip ||
       (mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister)) {
-    u64 address = mem.absolute64 ? static_cast<u64>(guest.insn.imm)
-                                 : static_cast<u64>(static_cast<i64>(mem.displacement));
-    if (mem.base == MemoryOperand::kRip) address += guest.next_rip();
-    if (!wide_address) address &= 0xFFFFFFFF;
-    assembler_.mov_imm(to, address);
+    assembler_.mov_imm(to, constant_operand(guest));
   } else {
     HostMem host{.displacement = mem.displacement};
     if (mem.base != MemoryOperand::kNoRegister) host.base = value_of(mem.base, kAddress);
@@ -83,7 +92,7 @@ void Emitter::access_address(unsigned i, const Access& access, u8 to) {
 /// The operand as [register + index + displacement] if its address is a register in the host's plus a
 /// constant.
 std::optional<HostMem> Emitter::direct(unsigned i, const Access& access, u8 index) {
-  if (access.base == 0) return std::nullopt;
+  if (!access.family.known() || access.family.index != 0) return std::nullopt;
   const i32 displacement = is_operand(i, access) ? insn(i).insn.mem.displacement
                            : access.write        ? -static_cast<i32>(word())
                                                  : 0;
@@ -99,7 +108,56 @@ HostMem Emitter::reach(unsigned i, unsigned k) {
   return {.base = kAddress, .index = kDelta};
 }
 
+/// The address of instruction i's operand if it is a constant.
+std::optional<u64> Emitter::constant_address(unsigned i, const Access& access) const {
+  if (!is_operand(i, access) || insn(i).form == Form::kBitString) return std::nullopt;
+  const MemoryOperand& mem = insn(i).insn.mem;
+  const bool bare = mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister;
+  if ((!bare && mem.base != MemoryOperand::kRip) || mem.segment == kFs || mem.segment == kGs) return std::nullopt;
+  return constant_operand(insn(i));
+}
+
+/// A constant address has a constant place in the TLB. Whether it leaves its page is known, too.
+HostMem Emitter::reach_constant(unsigned i, const Access& access, u64 address) {
+  const u64 page = address & ~kPageOffsetMask;
+  const std::size_t entry =
+      bank_offset(request_->mode, access.write) + tlb_index(address) * sizeof(TlbEntry);
+  const Label miss = assembler_.make_label();
+  free_flags(i);
+  const Label retry = assembler_.here();
+  const bool short_page = fits_immediate(page);
+  if (short_page) {
+    assembler_.cmp_mem_imm(field(entry + offsetof(TlbEntry, tag)), static_cast<i32>(page));
+  } else {
+    assembler_.mov_imm(kAddress, page);
+    assembler_.cmp_load(kAddress, field(entry + offsetof(TlbEntry, tag)));
+  }
+  assembler_.jcc(Cond::kNe, miss);
+  const Label interpret = interpret_label(i);
+  assembler_.use_cold();
+  assembler_.bind(miss);
+  assembler_.mov_imm(kAddress, address);
+  ask_to_fill(access.size, access.write, retry);
+  assembler_.jmp(interpret);
+  assembler_.use_hot();
+  assembler_.load(kScratch, field(entry + offsetof(TlbEntry, addend)));
+  if (fits_immediate(address)) return {.base = kScratch, .displacement = static_cast<i32>(address)};
+  assembler_.mov_imm(kAddress, address);
+  return {.base = kAddress, .index = kScratch};
+}
+
+/// Cold: has the TLB filled for kAddress, and tries again at `retry`; goes on here if it cannot.
+void Emitter::ask_to_fill(u32 size, bool write, Label retry) {
+  assembler_.mov_imm(kScratch, fill_request(size, write, request_->mode.privilege));
+  assembler_.call_out(thunks_.fill);
+  assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
+  assembler_.jcc(Cond::kE, retry);
+}
+
 HostMem Emitter::reach_alone(unsigned i, const Access& access) {
+  if (const auto address = constant_address(i, access);
+      address && (*address & kPageOffsetMask) + access.size <= kPageSize)
+    return reach_constant(i, access, *address);
   const std::size_t bank = bank_offset(request_->mode, access.write);
   const Label miss = assembler_.make_label();
   free_flags(i);
@@ -110,10 +168,7 @@ HostMem Emitter::reach_alone(unsigned i, const Access& access) {
   assembler_.use_cold();
   assembler_.bind(miss);
   access_address(i, access, kAddress);
-  assembler_.mov_imm(kScratch, fill_request(access.size, access.write, request_->mode.privilege));
-  assembler_.call_out(thunks_.fill);
-  assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
-  assembler_.jcc(Cond::kE, retry);
+  ask_to_fill(access.size, access.write, retry);
   assembler_.jmp(interpret);
   assembler_.use_hot();
   const HostMem addend = indexed_field(bank + offsetof(TlbEntry, addend), kScratch);
@@ -132,9 +187,13 @@ void Emitter::group_check(const Group& group, unsigned i) {
   const std::size_t bank = bank_offset(request_->mode, group.write);
   const Label miss = assembler_.make_label();
   const auto address = [&] {
-    assembler_.lea(kAddress,
-                   {.base = value_of(group.reg, kAddress), .displacement = group.low - group.reg_offset},
-                   wide());
+    HostMem at{.displacement = group.low};
+    if (group.base != Group::kNoRegister) at.base = value_of(group.base, kAddress);
+    if (group.index != Group::kNoRegister) {
+      at.index = value_of(group.index, kScratch);
+      at.scale = group.scale;
+    }
+    assembler_.lea(kAddress, at, wide());
   };
   free_flags(i);
   const Label retry = assembler_.here();
@@ -145,10 +204,7 @@ void Emitter::group_check(const Group& group, unsigned i) {
   assembler_.use_cold();
   assembler_.bind(miss);
   address();
-  assembler_.mov_imm(kScratch, fill_request(group.span, group.write, request_->mode.privilege));
-  assembler_.call_out(thunks_.fill);
-  assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
-  assembler_.jcc(Cond::kE, retry);
+  ask_to_fill(group.span, group.write, retry);
   assembler_.jcc(Cond::kB, declined);
   const bool saved = flags_ == Flags::kSaved;
   if (saved) restore_flags();

@@ -96,6 +96,7 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
                       .mode = mode,
                       .checked_entry = placed.checked_entry,
                       .inner_entry = placed.inner_entry,
+                      .fpu_entry = placed.fpu_entry,
                       .insn_count = static_cast<u16>(plan_.count)});
 }
 
@@ -130,7 +131,8 @@ const u8* Runtime::follow_link(u32 exit_index) {
   if (target == nullptr) return nullptr;
   if (flushes == statistics_.cache_flushes) {
     const bool same_page = target->token == source_token && !exit.checked;
-    cache_.patch(exit.site, same_page ? target->inner_entry : target->checked_entry);
+    const u32 near_entry = exit.fpu_loaded ? target->fpu_entry : target->inner_entry;
+    cache_.patch(exit.site, same_page ? near_entry : target->checked_entry);
   }
   return cache_.code(target->inner_entry);
 }
