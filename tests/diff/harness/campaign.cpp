@@ -6,7 +6,6 @@
 #include <fmt/format.h>
 
 #include "diff/harness/compare.hpp"
-#include "diff/harness/waivers.hpp"
 #include "x86/exception.hpp"
 
 namespace vert::diff {
@@ -54,17 +53,6 @@ std::string describe_ending(const Output& output) {
                      output.registers.rip);
 }
 
-/// What remains of the differences once the explained ones are taken out.
-std::vector<std::string> unexplained(const Input& input, const Output& native, const Output& guest,
-                                     u64 undefined) {
-  auto lines = differences(native, guest, undefined);
-  if (lines.empty()) return lines;
-  const auto left = std::make_unique<Output>(native);
-  const auto right = std::make_unique<Output>(guest);
-  waive(input, *left, *right);
-  return differences(*left, *right, undefined);
-}
-
 }  // namespace
 
 Result<Mix> parse_classes(std::string_view text) {
@@ -86,6 +74,13 @@ Result<Mix> parse_classes(std::string_view text) {
           "avx512 and bytes",
           name);
   }
+  return mix;
+}
+
+/// What cannot be told from memory afterwards is not put there.
+Mix Campaign::mix_of(const CampaignOptions& options) {
+  Mix mix = options.mix;
+  mix.x87_stores = mix.x87_stores && !options.tolerance.x87_pointers;
   return mix;
 }
 
@@ -137,6 +132,17 @@ void Campaign::run_batch(u64 first_seed, std::size_t count) {
     const Output native = oracle_.run_one(*inputs[i]);
     examine(sequences[suspects[i]], *inputs[i], native, guest_outputs[suspects[i]]);
   }
+}
+
+/// What remains of the differences once the explained ones are taken out.
+std::vector<std::string> Campaign::unexplained(const Input& input, const Output& native, const Output& guest,
+                                               u64 undefined) const {
+  auto lines = differences(native, guest, undefined);
+  if (lines.empty()) return lines;
+  const auto left = std::make_unique<Output>(native);
+  const auto right = std::make_unique<Output>(guest);
+  waive(input, options_.tolerance, *left, *right);
+  return differences(*left, *right, undefined);
 }
 
 void Campaign::examine(const Sequence& sequence, const Input& input, const Output& native,

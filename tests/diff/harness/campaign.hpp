@@ -9,6 +9,7 @@
 
 #include "base/error.hpp"
 #include "diff/harness/generator.hpp"
+#include "diff/harness/waivers.hpp"
 
 namespace vert::diff {
 
@@ -16,6 +17,7 @@ struct CampaignOptions {
   u64 instructions = 300'000;
   u64 seed = 1;
   Mix mix;
+  Tolerance tolerance = {};
   unsigned max_failures = 10;
 };
 
@@ -41,7 +43,7 @@ struct CampaignResult {
 class Campaign {
  public:
   Campaign(Executor& oracle, Executor& guest, const TemplateTable& table, const CampaignOptions& options)
-      : oracle_(oracle), guest_(guest), options_(options), generator_(table, options.mix) {}
+      : oracle_(oracle), guest_(guest), options_(options), generator_(table, mix_of(options)) {}
 
   /// Called now and then with what there is so far.
   using Progress = std::function<void(const CampaignResult&)>;
@@ -50,9 +52,12 @@ class Campaign {
   [[nodiscard]] CampaignResult replay(u64 seed);
 
  private:
+  [[nodiscard]] static Mix mix_of(const CampaignOptions& options);
   void run_batch(u64 first_seed, std::size_t count);
   void examine(const Sequence& sequence, const Input& input, const Output& native, const Output& guest);
   void report(const Sequence& sequence, const Input& input, const std::vector<std::string>& whole);
+  [[nodiscard]] std::vector<std::string> unexplained(const Input& input, const Output& native,
+                                                     const Output& guest, u64 undefined) const;
   [[nodiscard]] std::vector<std::string> compare(const Input& input, u64 undefined_any,
                                                  const Sequence& sequence, Output& native);
 

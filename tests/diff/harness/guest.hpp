@@ -1,4 +1,8 @@
 // The engine under test: runs cases in user mode of a rig, in the address space that native code sees.
+//
+// How it runs a case follows from the case's first address, so that all ways get their share and a case is
+// always run the same way: with a budget of instructions or without, for an engine may run other code then;
+// and at once, or a second time, when the engine knows the code, and has it linked and its pages at hand.
 #pragma once
 
 #include <memory>
@@ -10,7 +14,8 @@ namespace vert::diff {
 
 class GuestExecutor final : public Executor {
  public:
-  explicit GuestExecutor(const std::string& engine);
+  /// One engine, as "bt"; or several, as "bt,interp", that take turns every few instructions.
+  explicit GuestExecutor(const std::string& engines);
   ~GuestExecutor() override;
 
   [[nodiscard]] std::size_t capacity() const override;

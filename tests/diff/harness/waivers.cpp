@@ -70,14 +70,99 @@ void waive_xsave(Output& native, Output& guest) {
   guest.cr2 = native.cr2;
 }
 
-}  // namespace
+constexpr u64 kArithmetic = x86::rflags::kArithmetic;
 
-void waive(const Input& input, Output& native, Output& guest) {
-  if (native.vector == x86::kBP) return;
-  const auto decoded = faulting_instruction(input, native);
-  if (!decoded || waive_masked_move(*decoded, native, guest)) return;
-  if (native.registers.rip != guest.registers.rip) return;
-  switch (decoded->insn.mnemonic) {
+struct FlagUse {
+  u64 read = 0;    // or kept, perhaps
+  u64 killed = 0;  // overwritten whatever they were
+};
+
+FlagUse flag_use(const Decoded& decoded) {
+  const ZydisAccessedFlags* flags = decoded.insn.cpu_flags;
+  if (flags == nullptr) return {};
+  const u64 written = flags->modified | flags->set_0 | flags->set_1;
+  const u64 touched = written | flags->undefined;
+  const auto category = decoded.insn.meta.category;
+  constexpr u64 kRepeats = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
+  // A count of 0 leaves all as it is.
+  const bool conditional = category == ZYDIS_CATEGORY_SHIFT || category == ZYDIS_CATEGORY_ROTATE ||
+                           (decoded.insn.attributes & kRepeats) != 0;
+  FlagUse use;
+  // AND, OR, XOR and TEST leave AF undefined by the manual; processors clear it.
+  if (!conditional) use.killed = category == ZYDIS_CATEGORY_LOGICAL ? touched : written & ~flags->undefined;
+  use.read = flags->tested | (touched & ~use.killed);
+  return use;
+}
+
+bool goes_on_with_next(const Decoded& decoded) {
+  switch (decoded.insn.meta.category) {
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSTEM: return false;
+    default: return true;
+  }
+}
+
+/// Flags that the straight line from `rip` on, up to the instruction that leaves the page, overwrites before
+/// it reads them.
+u64 dead_flags(const Input& input, u64 rip) {
+  u64 open = kArithmetic;
+  u64 dead = 0;
+  const u64 start = rip - kCodeBase;
+  const u64 end = (start / kPageSize + 1) * kPageSize;
+  for (u64 at = start; at < end && open != 0;) {
+    const auto decoded = decode(std::span(input.code).subspan(at));
+    if (!decoded || !goes_on_with_next(*decoded)) break;
+    const FlagUse use = flag_use(*decoded);
+    open &= ~use.read;
+    dead |= open & use.killed;
+    open &= ~use.killed;
+    at += decoded->insn.length;
+  }
+  return dead;
+}
+
+bool accesses_memory(const Decoded& decoded) {
+  return std::ranges::any_of(decoded.all(), [](const ZydisDecodedOperand& operand) {
+    return operand.type == ZYDIS_OPERAND_TYPE_MEMORY && operand.mem.type != ZYDIS_MEMOP_TYPE_AGEN;
+  });
+}
+
+/// Faults that a translator takes only after it has used the flags: of memory accesses, and of vector and x87
+/// instructions, which run as they are.
+bool may_lose_flags(const Decoded& decoded, u32 vector) {
+  switch (vector) {
+    case x86::kPF:
+    case x86::kGP:
+    case x86::kSS:
+    case x86::kAC: return accesses_memory(decoded);
+    case x86::kMF:
+    case x86::kXM: return true;
+    default: return false;
+  }
+}
+
+void waive_dead_flags(const Input& input, const Decoded& decoded, const Output& native, Output& guest) {
+  if (guest.vector != native.vector || !may_lose_flags(decoded, native.vector)) return;
+  const u64 dead = dead_flags(input, native.registers.rip);
+  guest.registers.rflags = (guest.registers.rflags & ~dead) | (native.registers.rflags & dead);
+}
+
+/// The pointer is given as 0; of the opcode, the bits of ModRM that name the operand are another's.
+void waive_x87_pointers(Output& native, Output& guest) {
+  constexpr u16 kOperandBits = 0xC7;
+  cpu::FpuState& fpu = guest.registers.fpu;
+  if (fpu.fdp == 0) fpu.fdp = native.registers.fpu.fdp;
+  fpu.fop = static_cast<u16>((fpu.fop & ~kOperandBits) | (native.registers.fpu.fop & kOperandBits));
+}
+
+/// What instructions of the processor itself may differ in.
+void waive_processor(const Decoded& decoded, Output& native, Output& guest) {
+  switch (decoded.insn.mnemonic) {
     case ZYDIS_MNEMONIC_VCVTPS2PH: return waive_mxcsr(native, guest);
     case ZYDIS_MNEMONIC_FXSAVE:
     case ZYDIS_MNEMONIC_FXSAVE64:
@@ -90,19 +175,36 @@ void waive(const Input& input, Output& native, Output& guest) {
     case ZYDIS_MNEMONIC_VMASKMOVPS:
     case ZYDIS_MNEMONIC_VMASKMOVPD:
     case ZYDIS_MNEMONIC_VPMASKMOVD:
-    case ZYDIS_MNEMONIC_VPMASKMOVQ: return waive_masked_store(*decoded, native, guest);
+    case ZYDIS_MNEMONIC_VPMASKMOVQ: return waive_masked_store(decoded, native, guest);
     default: break;
   }
-  const ZydisRegister mask = decoded->insn.avx.mask.reg;
+  const ZydisRegister mask = decoded.insn.avx.mask.reg;
   if (mask != ZYDIS_REGISTER_NONE && mask != ZYDIS_REGISTER_K0)
-    return waive_masked_store(*decoded, native, guest);
-  switch (decoded->insn.meta.category) {
+    return waive_masked_store(decoded, native, guest);
+  switch (decoded.insn.meta.category) {
     case ZYDIS_CATEGORY_STRINGOP:
-      if (decoded->insn.address_width == 32) waive_string(native, guest);
+      if (decoded.insn.address_width == 32) waive_string(native, guest);
       break;
     case ZYDIS_CATEGORY_XSAVE: waive_xsave(native, guest); break;
     default: break;
   }
+}
+
+}  // namespace
+
+Tolerance tolerance_of(std::string_view engine) {
+  const bool translates = engine.find("bt") != std::string_view::npos;
+  return {.dead_flags = translates, .x87_pointers = translates};
+}
+
+void waive(const Input& input, const Tolerance& tolerance, Output& native, Output& guest) {
+  if (tolerance.x87_pointers) waive_x87_pointers(native, guest);
+  if (native.vector == x86::kBP) return;
+  const auto decoded = faulting_instruction(input, native);
+  if (!decoded || waive_masked_move(*decoded, native, guest)) return;
+  if (native.registers.rip != guest.registers.rip) return;
+  waive_processor(*decoded, native, guest);
+  if (tolerance.dead_flags) waive_dead_flags(input, *decoded, native, guest);
 }
 
 }  // namespace vert::diff

@@ -1,5 +1,5 @@
 // The differential test as a program, for long campaigns:
-//   diff_runner [--engine NAME|native] [--instructions N] [--seed S] [--classes LIST] [--replay SEED]
+//   diff_runner [--engine NAME[,NAME]|native] [--instructions N] [--seed S] [--classes LIST] [--replay SEED]
 //   [--failures N]
 #include <chrono>
 #include <cstdlib>
@@ -20,7 +20,8 @@ using namespace vert;
 using namespace vert::diff;
 
 constexpr std::string_view kUsage =
-    "usage: diff_runner [--engine NAME|native] [--instructions N] [--seed S] [--replay SEED] [--failures N]\n"
+    "usage: diff_runner [--engine NAME[,NAME]|native] [--instructions N] [--seed S] [--replay SEED] "
+    "[--failures N]\n"
     "                   [--classes int,x87,mmx,sse,avx,avx512,bytes] [--exclusions yes]\n";
 
 std::unique_ptr<Executor> make_guest(const std::string& engine) {
@@ -55,6 +56,7 @@ int run(std::map<std::string, std::string>& options) {
       .instructions = std::strtoull(options["--instructions"].c_str(), nullptr, 0),
       .seed = std::strtoull(options["--seed"].c_str(), nullptr, 0),
       .mix = *mix,
+      .tolerance = tolerance_of(options["--engine"]),
       .max_failures = static_cast<unsigned>(std::stoul(options["--failures"]))};
   for (std::size_t i = 0; i < kInsnClassCount; ++i)
     fmt::print("{} {}  ", name_of(static_cast<InsnClass>(i)), table.mnemonics(static_cast<InsnClass>(i)));
