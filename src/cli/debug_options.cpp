@@ -10,7 +10,7 @@
 namespace vert::cli {
 namespace {
 
-const std::vector<std::string> kDebugWords = {"engine"};
+const std::vector<std::string> kDebugWords = {"engine", "hot-blocks", "perf-map"};
 
 std::size_t widest_name(const cpu::CounterGroup& group) {
   std::size_t width = 0;
@@ -30,6 +30,15 @@ void add_group(const cpu::CounterGroup& group, std::size_t width, std::string& t
   }
 }
 
+void add_vcpu(std::size_t vcpu, std::span<const cpu::CounterGroup> groups, std::string_view if_none,
+              std::string& text) {
+  text += fmt::format("vcpu {}\n", vcpu);
+  if (groups.empty()) text += fmt::format("  {}\n", if_none);
+  std::size_t width = 0;
+  for (const cpu::CounterGroup& group : groups) width = std::max(width, widest_name(group));
+  for (const cpu::CounterGroup& group : groups) add_group(group, width, text);
+}
+
 }  // namespace
 
 Result<DebugOptions> parse_debug_options(std::span<const std::string> words) {
@@ -41,8 +50,12 @@ Result<DebugOptions> parse_debug_options(std::span<const std::string> words) {
     if (equals != std::string::npos && file.empty())
       return make_error("--debug {}: name a file behind the '=', or leave it out", word);
     if (what == "engine") {
-      options.counters = true;
-      options.counters_file = file;
+      options.counters = {true, file};
+    } else if (what == "hot-blocks") {
+      options.samples = {true, file};
+    } else if (what == "perf-map") {
+      if (!file.empty()) return make_error("--debug perf-map takes no file: perf finds it in /tmp by itself");
+      options.perf_map = true;
     } else if (const auto hint = closest_match(what, kDebugWords)) {
       return make_error("unknown --debug '{}'; did you mean '{}'?", what, *hint);
     } else {
@@ -54,18 +67,22 @@ Result<DebugOptions> parse_debug_options(std::span<const std::string> words) {
 
 std::string counter_tables(std::span<const std::vector<cpu::CounterGroup>> vcpus) {
   std::string text;
+  for (std::size_t vcpu = 0; vcpu < vcpus.size(); ++vcpu)
+    add_vcpu(vcpu, vcpus[vcpu], "this engine counts nothing", text);
+  return text;
+}
+
+std::string sample_tables(std::span<const cpu::SampleReport> vcpus) {
+  std::string text;
   for (std::size_t vcpu = 0; vcpu < vcpus.size(); ++vcpu) {
-    text += fmt::format("vcpu {}\n", vcpu);
-    if (vcpus[vcpu].empty()) text += "  this engine counts nothing\n";
-    std::size_t width = 0;
-    for (const cpu::CounterGroup& group : vcpus[vcpu]) width = std::max(width, widest_name(group));
-    for (const cpu::CounterGroup& group : vcpus[vcpu]) add_group(group, width, text);
+    add_vcpu(vcpu, vcpus[vcpu].groups, "this engine takes no samples", text);
+    if (!vcpus[vcpu].listing.empty()) text += "\n" + vcpus[vcpu].listing;
   }
   return text;
 }
 
-Status write_report(const std::string& file, std::string_view text) {
-  if (!file.empty()) return write_file(file, text);
+Status write_report(const DebugReport& report, std::string_view text) {
+  if (!report.file.empty()) return write_file(report.file, text);
   print_error(text);
   return {};
 }

@@ -13,18 +13,27 @@
 
 namespace vert::cli {
 
-struct DebugOptions {
-  bool counters = false;      // engine[=FILE]
-  std::string counters_file;  // empty: standard error
+/// A report that is wanted when the machine ends.
+struct DebugReport {
+  bool wanted = false;
+  std::string file;  // empty: standard error
 };
 
-/// Each of `words` is "engine" or "engine=FILE".
+struct DebugOptions {
+  DebugReport counters;  // engine[=FILE]
+  DebugReport samples;   // hot-blocks[=FILE]
+  bool perf_map = false;
+};
+
+/// Each of `words` is "engine" or "hot-blocks", maybe with "=FILE" behind, or "perf-map".
 [[nodiscard]] Result<DebugOptions> parse_debug_options(std::span<const std::string> words);
 
 /// A table for each vCPU: counter, value, and its share where the counters are parts of one whole.
 [[nodiscard]] std::string counter_tables(std::span<const std::vector<cpu::CounterGroup>> vcpus);
+/// Likewise, with the listings behind.
+[[nodiscard]] std::string sample_tables(std::span<const cpu::SampleReport> vcpus);
 
-/// To `file`, or to standard error if that is empty.
-[[nodiscard]] Status write_report(const std::string& file, std::string_view text);
+/// To where it is wanted.
+[[nodiscard]] Status write_report(const DebugReport& report, std::string_view text);
 
 }  // namespace vert::cli

@@ -19,6 +19,7 @@ constexpr const char* kExamples = R"(Examples:
   vert run --kernel vmlinuz --initrd rd.img --append 'console=ttyS0'
                                              boot Linux here, console on this terminal
   vert bench                                 how fast guests run here, against bare metal
+  vert explain /usr/bin/env                  what the translator makes of a program's code
 
 'vert COMMAND --help' tells more, by example.)";
 
@@ -76,12 +77,14 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(make_run_command(app));
   commands.push_back(make_bench_command(app));
+  commands.push_back(make_explain_command(app));
   commands.push_back(make_doctor_command(app));
   for (const auto& command : commands) {
     command->app().allow_extras();
     command->app().fallthrough(false);
     for (CLI::Option* option : command->app().get_options()) {
-      if (option->get_items_expected_max() == 1)
+      const bool repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+      if (option->get_items_expected_max() == 1 && !repeatable)
         option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
     }
   }

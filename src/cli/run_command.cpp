@@ -30,6 +30,10 @@ constexpr const char* kExamples = R"(Examples:
     vert run test.elf --serial file=test.log --device isa-debug-exit
   What the engine did, and why it was slow where it was, on standard error when the machine ends:
     vert run --debug engine --kernel vmlinuz --append 'console=ttyS0'
+  Where the time went: the hottest pieces of guest code, beside their translation, in a file:
+    vert run --debug hot-blocks=hot.txt --kernel vmlinuz --append 'console=ttyS0'
+  Translated code with names in perf:
+    perf record vert run --debug perf-map --kernel vmlinuz --append 'console=ttyS0' && perf report
 
 Keys on a terminal: Ctrl-A x quits, Ctrl-A Ctrl-A sends one Ctrl-A.
 
@@ -159,8 +163,10 @@ class Session {
     set_live_console(&*console_);
     const machine::Outcome outcome = machine_->run();
     Result<int> status = finish(outcome);
-    if (debug.counters)
-      VERT_TRY(write_report(debug.counters_file, counter_tables(machine_->engine_counters())));
+    if (debug.counters.wanted)
+      VERT_TRY(write_report(debug.counters, counter_tables(machine_->engine_counters())));
+    if (debug.samples.wanted)
+      VERT_TRY(write_report(debug.samples, sample_tables(machine_->engine_samples())));
     return status;
   }
 
@@ -220,7 +226,8 @@ class RunCommand final : public Command {
         ->type_name("NAME")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    app_.add_option("--debug", options_.debug, "engine[=FILE]: what the engine has counted; may be repeated")
+    app_.add_option("--debug", options_.debug,
+                    "engine[=FILE], hot-blocks[=FILE] or perf-map; may be repeated")
         ->type_name("WHAT")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -233,6 +240,7 @@ class RunCommand final : public Command {
   Result<int> run() override {
     VERT_ASSIGN(machine::MachineConfig config, make_config(options_));
     VERT_ASSIGN(const DebugOptions debug, parse_debug_options(options_.debug));
+    config.aids = {.perf_map = debug.perf_map, .samples = debug.samples.wanted};
     Console::block_signals();
     install_crash_handlers();
     Session session;

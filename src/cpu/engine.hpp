@@ -89,6 +89,7 @@ struct VcpuContext {
   LocalApic* apic = nullptr;
   VcpuEvents* events = nullptr;
   const x86::CpuModel* model = nullptr;
+  EngineAids aids{};
 };
 
 /// Why an engine came back.
@@ -125,6 +126,8 @@ class Engine {
 
   /// What the engine has counted since it was made, for people. Not while run() is under way.
   [[nodiscard]] virtual std::vector<CounterGroup> counters() const { return {}; }
+  /// Where the time went, if that was asked for (EngineAids::samples). Not while run() is under way.
+  [[nodiscard]] virtual SampleReport samples() const { return {}; }
 };
 
 /// An engine that can also settle single instructions for another, which runs the same vCPU most of the time.

@@ -20,4 +20,15 @@ struct CounterGroup {
   std::vector<Counter> counters;
 };
 
+/// What an engine does besides, if asked when it is made.
+struct EngineAids {
+  bool perf_map = false;  // names generated code for perf(1)
+  bool samples = false;   // looks a thousand times a second where the vCPU's thread is
+};
+
+struct SampleReport {
+  std::vector<CounterGroup> groups;
+  std::string listing;  // the hottest guest code beside its translation
+};
+
 }  // namespace vert::cpu

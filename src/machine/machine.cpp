@@ -185,7 +185,8 @@ Status Machine::Impl::make_processors() {
                                       .pio = &board->pio(),
                                       .apic = apics.back().get(),
                                       .events = &events.back(),
-                                      .model = &model};
+                                      .model = &model,
+                                      .aids = config.aids};
     VERT_ASSIGN(auto engine, make_engine(context));
     vcpus.push_back(std::make_unique<Vcpu>(context, std::move(engine), *this));
   }
@@ -321,6 +322,12 @@ std::vector<std::vector<cpu::CounterGroup>> Machine::engine_counters() const {
   std::vector<std::vector<cpu::CounterGroup>> counters;
   for (const auto& vcpu : impl_->vcpus) counters.push_back(vcpu->engine_counters());
   return counters;
+}
+
+std::vector<cpu::SampleReport> Machine::engine_samples() const {
+  std::vector<cpu::SampleReport> samples;
+  for (const auto& vcpu : impl_->vcpus) samples.push_back(vcpu->engine_samples());
+  return samples;
 }
 
 }  // namespace vert::machine

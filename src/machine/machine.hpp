@@ -35,6 +35,7 @@ struct MachineConfig {
   std::string initrd;                // empty: none. For multiboot: the first module
   std::string append;                // the kernel's command line
   std::vector<std::string> devices;  // "isa-debug-exit", "pc-testdev"
+  cpu::EngineAids aids{};
   bool no_reboot = false;            // a reset ends the machine instead of restarting it
   SerialBackend* serial = nullptr;   // null: output is dropped. Outlives the machine
 };
@@ -72,6 +73,8 @@ class Machine {
   [[nodiscard]] MachineStatistics statistics() const;
   /// What each vCPU's engine has counted since the guest's last reset. Not while run() is under way.
   [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters() const;
+  /// Likewise where each vCPU spent its time, if MachineConfig::aids asks for samples.
+  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples() const;
 
  private:
   struct Impl;

@@ -66,8 +66,9 @@ class Vcpu {
   [[nodiscard]] cpu::CpuState& state() { return state_; }
   [[nodiscard]] const cpu::CpuState& state() const { return state_; }
   [[nodiscard]] const cpu::VcpuContext& context() const { return context_; }
-  /// Only while Paused: what the engine has counted since it was made.
+  /// Only while Paused: what the engine has counted and seen since it was made.
   [[nodiscard]] std::vector<cpu::CounterGroup> engine_counters() const { return engine_->counters(); }
+  [[nodiscard]] cpu::SampleReport engine_samples() const { return engine_->samples(); }
   /// Only while Paused: goes on with another engine.
   void replace_engine(std::unique_ptr<cpu::Engine> engine);
 

@@ -16,6 +16,7 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   assembler_.reset();
   sites_.clear();
   marks_.clear();
+  boundaries_.clear();
   interpret_.assign(request.plan.count, {});
   flags_ = Flags::kHost;
   group_ = -1;
@@ -23,11 +24,19 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   entry();
   fpu_entry_ = inner_;
   for (unsigned i = 0; i < request.plan.count; ++i) {
+    mark_boundary();
     checks_before(i);
     instruction(i);
   }
+  mark_boundary();
   const GuestInsn& last = insn(request.plan.count - 1);
   if (!last.ends_block()) end(last.next_rip());
+  mark_boundary();
+}
+
+void Emitter::mark_boundary() {
+  const u32 hot = assembler_.hot_size();
+  boundaries_.push_back({hot, static_cast<u32>(assembler_.size()) - hot});
 }
 
 Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks) {

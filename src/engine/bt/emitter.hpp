@@ -95,6 +95,14 @@ class Emitter {
   };
   Placed place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks);
 
+  /// Sizes of hot and cold code at a border between guest instructions.
+  struct Boundary {
+    u32 hot = 0;
+    u32 cold = 0;
+  };
+  /// Before each instruction, and after the last; behind that, the block's end.
+  [[nodiscard]] std::span<const Boundary> boundaries() const { return boundaries_; }
+
  private:
   enum class Flags : u8 { kHost, kSaved };
   struct Out {
@@ -105,6 +113,7 @@ class Emitter {
   // One file each: emitter.cpp (frame, exits, flags), emitter_memory.cpp, emitter_insn.cpp,
   // emitter_control.cpp.
   void entry();
+  void mark_boundary();
   void check_token(u64 linear, u32 wanted, Label stale);
   void checks_before(unsigned i);
   void load_fpu();
@@ -197,6 +206,7 @@ class Emitter {
     bool flags_saved;
   };
   std::vector<PendingMark> marks_;
+  std::vector<Boundary> boundaries_;
 };
 
 }  // namespace vert::bt

@@ -32,8 +32,10 @@ Result<std::unique_ptr<Runtime>> Runtime::create(const cpu::VcpuContext& vcpu,
   VERT_ASSIGN(auto cache, CodeCache::create(kCacheSize));
   VERT_ASSIGN(auto supervisor_returns, ReturnStack::create());
   VERT_ASSIGN(auto user_returns, ReturnStack::create());
-  return std::unique_ptr<Runtime>(new Runtime(vcpu, std::move(fallback), std::move(cache),
-                                              std::move(supervisor_returns), std::move(user_returns)));
+  std::unique_ptr<Runtime> runtime(new Runtime(vcpu, std::move(fallback), std::move(cache),
+                                               std::move(supervisor_returns), std::move(user_returns)));
+  VERT_TRY(runtime->start_aids());
+  return runtime;
 }
 
 Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,
@@ -153,6 +155,7 @@ void Runtime::export_state() {
 ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
   base::use_alternate_signal_stack();
   owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  const Sampler::Running sampled(sampler_.get());
   // SAFETY: nothing in this process but generated code uses GS; the base is put back for whoever ran before.
   const u64 outer_gs = _readgsbase_u64();
   _writegsbase_u64(reinterpret_cast<u64>(context_.get()));
@@ -193,6 +196,7 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
   struct Before {
     u64 cr0, cr3, cr4, efer;
   } const before{state_->cr0, state_->cr3, state_->cr4, state_->efer};
+  const Sampler::In phase(sampler_.get(), Sampler::Phase::kFallback);
   ++statistics_.steps;
   ExitInfo info = fallback_->run(*state_, count);
   executed_ += info.instructions;

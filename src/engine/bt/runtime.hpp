@@ -18,7 +18,9 @@
 #include "engine/bt/block_store.hpp"
 #include "engine/bt/code_cache.hpp"
 #include "engine/bt/context.hpp"
+#include "engine/bt/perf_map.hpp"
 #include "engine/bt/return_stack.hpp"
+#include "engine/bt/sampler.hpp"
 #include "engine/bt/statistics.hpp"
 #include "engine/bt/thunks.hpp"
 #include "memory/guest_memory.hpp"
@@ -34,6 +36,7 @@ class Runtime final : private memory::CodeWatcher {
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget);
   void state_changed();
   [[nodiscard]] std::vector<cpu::CounterGroup> counters() const { return describe(statistics_, *context_); }
+  [[nodiscard]] cpu::SampleReport samples() const;
 
  private:
   Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,
@@ -81,6 +84,10 @@ class Runtime final : private memory::CodeWatcher {
   [[nodiscard]] bool enter(const u8* code);
   void settle_requests();
 
+  // runtime_aids.cpp: what helps people.
+  [[nodiscard]] Status start_aids();
+  Block* tell_aids(Block& block);
+
   cpu::VcpuContext vcpu_;
   std::unique_ptr<cpu::FallbackEngine> fallback_;
   CodeCache cache_;
@@ -93,6 +100,8 @@ class Runtime final : private memory::CodeWatcher {
   BlockPlan plan_;
   BlockStore store_;
   Statistics statistics_;
+  std::optional<PerfMap> perf_map_;
+  std::unique_ptr<Sampler> sampler_;
 
   cpu::CpuState* state_ = nullptr;
   bool imported_ = false;  // the Context has the general registers, RIP and flags; else CpuState

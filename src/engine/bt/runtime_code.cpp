@@ -64,6 +64,7 @@ Block* Runtime::find(u64 rip, const Mode& mode) {
 }
 
 Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
+  const Sampler::In phase(sampler_.get(), Sampler::Phase::kTranslation);
   if (cache_.room() < kRoomForBlock) {
     const CodePage page = store_.page(page_index);
     forget_all_code();
@@ -89,7 +90,7 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   cache_.take(emitter_.size());
   ++statistics_.blocks;
   statistics_.code_bytes += emitter_.size();
-  return &store_.add({.rip = rip,
+  return tell_aids(store_.add({.rip = rip,
                       .page = page_index,
                       .token = token,
                       .second_page = second_page,
@@ -97,7 +98,7 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
                       .checked_entry = placed.checked_entry,
                       .inner_entry = placed.inner_entry,
                       .fpu_entry = placed.fpu_entry,
-                      .insn_count = static_cast<u16>(plan_.count)});
+                      .insn_count = static_cast<u16>(plan_.count)}));
 }
 
 /// Plans the one instruction at `rip` that runs into the next page: `bytes` has `count` bytes of it, and room. Returns
@@ -171,6 +172,7 @@ void Runtime::remember_jump(const Block& block) {
 
 void Runtime::forget_all_code() {
   if (statistics_.blocks != 0) ++statistics_.cache_flushes;
+  if (sampler_) sampler_->cache_emptied();
   store_.clear();
   cache_.rewind(first_code_);
   // No RIP has this key at this index: bit 2 of RIP, bit 0 of the index, differs.

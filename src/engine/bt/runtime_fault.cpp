@@ -84,6 +84,7 @@ bool Runtime::enter(const u8* code) {
   }
   {
     const RunningScope scope(this);
+    const Sampler::In phase(sampler_.get(), Sampler::Phase::kCode);
     // SAFETY: the thunk keeps the calling convention; generated code reaches nothing but the Context, guest
     // RAM through the soft TLB, and the return stack.
     reinterpret_cast<Enter>(const_cast<u8*>(cache_.code(thunks_.enter)))(code);

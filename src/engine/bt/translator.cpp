@@ -33,5 +33,6 @@ Result<std::unique_ptr<Translator>> Translator::create(const cpu::VcpuContext& c
 cpu::ExitInfo Translator::run(cpu::CpuState& state, u64 budget) { return impl_->runtime->run(state, budget); }
 void Translator::state_changed() { impl_->runtime->state_changed(); }
 std::vector<cpu::CounterGroup> Translator::counters() const { return impl_->runtime->counters(); }
+cpu::SampleReport Translator::samples() const { return impl_->runtime->samples(); }
 
 }  // namespace vert::bt

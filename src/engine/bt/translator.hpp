@@ -23,6 +23,7 @@ class Translator final : public cpu::Engine {
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget) override;
   void state_changed() override;
   [[nodiscard]] std::vector<cpu::CounterGroup> counters() const override;
+  [[nodiscard]] cpu::SampleReport samples() const override;
 
   /// Whether this host can run the engine; if not, why.
   [[nodiscard]] static Status usable();

@@ -8,16 +8,26 @@ namespace {
 TEST(DebugOptions, TakesCountersWithAndWithoutFile) {
   const auto none = parse_debug_options({});
   ASSERT_TRUE(none);
-  EXPECT_FALSE(none->counters);
+  EXPECT_FALSE(none->counters.wanted || none->samples.wanted || none->perf_map);
 
   const std::vector<std::string> plain = {"engine"};
   ASSERT_TRUE(parse_debug_options(plain));
-  EXPECT_TRUE(parse_debug_options(plain)->counters);
-  EXPECT_EQ(parse_debug_options(plain)->counters_file, "");
+  EXPECT_TRUE(parse_debug_options(plain)->counters.wanted);
+  EXPECT_EQ(parse_debug_options(plain)->counters.file, "");
 
   const std::vector<std::string> with_file = {"engine=a=b.txt"};
   ASSERT_TRUE(parse_debug_options(with_file));
-  EXPECT_EQ(parse_debug_options(with_file)->counters_file, "a=b.txt");
+  EXPECT_EQ(parse_debug_options(with_file)->counters.file, "a=b.txt");
+}
+
+TEST(DebugOptions, TakesSeveral) {
+  const std::vector<std::string> words = {"perf-map", "hot-blocks=hot.txt"};
+  const auto options = parse_debug_options(words);
+  ASSERT_TRUE(options);
+  EXPECT_TRUE(options->perf_map);
+  EXPECT_TRUE(options->samples.wanted);
+  EXPECT_EQ(options->samples.file, "hot.txt");
+  EXPECT_FALSE(options->counters.wanted);
 }
 
 TEST(DebugOptions, RefusesWhatItDoesNotKnow) {
@@ -26,6 +36,8 @@ TEST(DebugOptions, RefusesWhatItDoesNotKnow) {
   EXPECT_NE(parse_debug_options(slip).error().message.find("did you mean 'engine'?"), std::string::npos);
   const std::vector<std::string> no_file = {"engine="};
   EXPECT_FALSE(parse_debug_options(no_file));
+  const std::vector<std::string> file_of_none = {"perf-map=x"};
+  EXPECT_FALSE(parse_debug_options(file_of_none));
   const std::vector<std::string> empty = {""};
   EXPECT_FALSE(parse_debug_options(empty));
 }
@@ -44,6 +56,18 @@ TEST(CounterTables, AlignsAndGivesSharesOfWholesOnly) {
             "    other                       1   25.0 %\n"
             "vcpu 1\n"
             "  this engine counts nothing\n");
+}
+
+TEST(SampleTables, HaveTheListingBehindTheTables) {
+  const std::vector<cpu::SampleReport> vcpus = {{{{"places", true, {{"code", 2}}}}, "listing\n"}, {}};
+  EXPECT_EQ(sample_tables(vcpus),
+            "vcpu 0\n"
+            "  places: 2\n"
+            "    code               2  100.0 %\n"
+            "\n"
+            "listing\n"
+            "vcpu 1\n"
+            "  this engine takes no samples\n");
 }
 
 TEST(CounterTables, SharesOfNothingAreZero) {

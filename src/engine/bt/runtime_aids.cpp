@@ -1,0 +1,30 @@
+// What a translator does besides for those who work on it: names for perf, samples, counters.
+#include "engine/bt/runtime.hpp"
+
+namespace vert::bt {
+
+Status Runtime::start_aids() {
+  if (vcpu_.aids.perf_map) {
+    VERT_ASSIGN(perf_map_, PerfMap::open());
+    const std::vector<NamedThunk> thunks = named_thunks(thunks_);
+    for (std::size_t i = 0; i < thunks.size(); ++i) {
+      const u32 end = i + 1 < thunks.size() ? thunks[i + 1].offset : first_code_;
+      perf_map_->add(cache_.code(thunks[i].offset), end - thunks[i].offset,
+                     fmt::format("vert-thunk:{}", thunks[i].name));
+    }
+  }
+  if (vcpu_.aids.samples) sampler_ = std::make_unique<Sampler>(cache_, thunks_, first_code_, *vcpu_.model);
+  return {};
+}
+
+/// `block` was just made from `plan_`.
+Block* Runtime::tell_aids(Block& block) {
+  const std::size_t size = emitter_.size();
+  if (perf_map_) perf_map_->add(cache_.code(block.checked_entry), size, block_name(block.rip, block.mode));
+  if (sampler_) sampler_->block_made(block, size, plan_);
+  return &block;
+}
+
+cpu::SampleReport Runtime::samples() const { return sampler_ ? sampler_->report() : cpu::SampleReport{}; }
+
+}  // namespace vert::bt
