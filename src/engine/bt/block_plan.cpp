@@ -22,8 +22,9 @@ bool backward(const GuestInsn& guest) {
          guest.insn.imm <= 0;
 }
 
-void decode_run(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
+void decode_run(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model,
                 BlockPlan& plan, unsigned most) {
+  const std::span<const u8> bytes = code.from(rip);
   unsigned branches = 0;
   u64 at = 0;
   while (plan.count < most && at < bytes.size()) {
@@ -43,12 +44,56 @@ void decode_run(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuM
   plan.length = static_cast<unsigned>(at);
 }
 
-void find_live_flags(BlockPlan& plan) {
-  u16 live = kArithmeticFlags;
+/// Finds out which flags matter where.
+class FlagsReader {
+ public:
+  FlagsReader(const CodeBytes& code, const Mode& mode, const CpuModel& model)
+      : code_(code), mode_(mode), model_(model) {}
+  void run(BlockPlan& plan);
+
+ private:
+  static constexpr unsigned kLookAhead = 6;
+  [[nodiscard]] u16 live_at(u64 rip);
+  [[nodiscard]] u16 live_after(const BlockPlan& plan);
+
+  const CodeBytes& code_;
+  const Mode& mode_;
+  const CpuModel& model_;
+  GuestInsn ahead_;
+};
+
+/// Flags that code at `rip` may read before it overwrites them: all, if it is of another page, since what is there may
+/// change without notice. In counted mode runs end anywhere, and all flags must be right then.
+u16 FlagsReader::live_at(u64 rip) {
+  if (mode_.counted) return kArithmeticFlags;
+  u16 open = kArithmeticFlags;
+  u16 live = 0;
+  for (unsigned i = 0; i < kLookAhead && open != 0 && code_.contains(rip); ++i) {
+    decode_guest(code_.from(rip), rip, mode_, model_, ahead_);
+    if (ahead_.insn.length == 0) break;
+    live |= open & ahead_.flags_read;
+    if (ahead_.form == Form::kBranch || (ahead_.ends_block() && ahead_.form != Form::kJump)) break;
+    open = static_cast<u16>(open & ~(ahead_.flags_killed | ahead_.flags_read));
+    rip = ahead_.form == Form::kJump ? branch_target(ahead_, mode_.code32) : ahead_.next_rip();
+  }
+  return live | open;
+}
+
+/// Flags that matter where the block goes on after its last instruction.
+u16 FlagsReader::live_after(const BlockPlan& plan) {
+  const GuestInsn& last = plan.insn(plan.count - 1);
+  if (last.form == Form::kJump) return live_at(branch_target(last, mode_.code32));
+  return last.ends_block() ? kArithmeticFlags : live_at(last.next_rip());
+}
+
+void FlagsReader::run(BlockPlan& plan) {
+  u16 live = live_after(plan);
   plan.live_before[plan.count] = live;
   for (unsigned i = plan.count; i-- > 0;) {
     const GuestInsn& guest = plan.insn(i);
-    if (guest.form == Form::kBranch || guest.form == Form::kInterpret)
+    if (guest.form == Form::kBranch)
+      live = static_cast<u16>(live | guest.flags_read | live_at(branch_target(guest, mode_.code32)));
+    else if (guest.form == Form::kInterpret)
       live = kArithmeticFlags;
     else
       live = static_cast<u16>((live & ~guest.flags_killed) | guest.flags_read);
@@ -136,15 +181,38 @@ Access stack_access(unsigned i, const Symbols& symbols, u8 reg, i32 offset, unsi
           .reg = reg};
 }
 
-Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols, unsigned word) {
+/// Pages at constant addresses, numbered from 1.
+class ConstantPages {
+ public:
+  explicit ConstantPages(std::vector<u64>& pages) : pages_(pages) {}
+  [[nodiscard]] u16 number(u64 page) {
+    const auto found = std::ranges::find(pages_, page);
+    if (found != pages_.end()) return static_cast<u16>(found - pages_.begin() + 1);
+    pages_.push_back(page);
+    return static_cast<u16>(pages_.size());
+  }
+
+ private:
+  std::vector<u64>& pages_;
+};
+
+Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols, unsigned word,
+                      ConstantPages pages) {
   const MemoryOperand& mem = guest.insn.mem;
   Access access;
   access.insn = static_cast<u16>(i);
   access.write = guest.writes_memory;
   access.size = static_cast<u8>(guest.memory_size());
-  if (guest.form == Form::kBitString || mem.base == MemoryOperand::kRip || mem.segment == kFs ||
-      mem.segment == kGs || guest.insn.address_size != word || mem.absolute64)
+  if (guest.form == Form::kBitString || mem.segment == kFs || mem.segment == kGs ||
+      guest.insn.address_size != word)
     return access;
+  if (const auto address = guest.constant_address()) {
+    const auto offset = static_cast<i32>(*address & kPageOffsetMask);
+    if (offset + access.size > static_cast<i32>(kPageSize)) return access;
+    access.family = {.base = Family::kConstant, .index = pages.number(*address & ~kPageOffsetMask), .scale = 1};
+    access.offset = offset;
+    return access;
+  }
   i64 offset = mem.displacement;
   Family family;
   if (mem.base != MemoryOperand::kNoRegister) {
@@ -169,7 +237,7 @@ void add_accesses(unsigned i, const Symbols& symbols, unsigned word, BlockPlan& 
   plan.access_count[i] = 0;
   if (guest.has_memory() && guest.form != Form::kLea && guest.form != Form::kNothing &&
       guest.form != Form::kInterpret && guest.form != Form::kString)
-    add(operand_access(i, guest, symbols, word));
+    add(operand_access(i, guest, symbols, word, ConstantPages(plan.constant_pages)));
   const auto size = static_cast<i32>(word);
   switch (guest.form) {
     case Form::kPush:
@@ -268,8 +336,9 @@ u8 Grouper::holder(unsigned i, u16 symbol) const {
 /// Where to check: as late as possible, at a place where no flag matters and registers still have the values.
 unsigned Grouper::check_place(unsigned first, const Family& family) const {
   for (unsigned i = first;; --i) {
-    const bool held = (family.base == 0 || holder(i, family.base) != Group::kNoRegister) &&
-                      (family.index == 0 || holder(i, family.index) != Group::kNoRegister);
+    const bool held = family.base == Family::kConstant ||
+                      ((family.base == 0 || holder(i, family.base) != Group::kNoRegister) &&
+                       (family.index == 0 || holder(i, family.index) != Group::kNoRegister));
     if (!held || (i < first && !free(i, first))) break;
     if (plan_.live_before[i] == 0) return i;
     if (i == 0) break;
@@ -284,11 +353,14 @@ void Grouper::add_group(std::span<Access*> members) {
   group.last = members.back()->insn;
   group.check = static_cast<u16>(check_place(group.first, family));
   i64 held = 0;
-  if (family.base != 0) {
+  if (family.base == Family::kConstant) {
+    group.page = plan_.constant_pages[family.index - 1U];
+    group.constant = true;
+  } else if (family.base != 0) {
     group.base = holder(group.check, family.base);
     held += symbols_[group.check][group.base].offset;
   }
-  if (family.index != 0) {
+  if (!group.constant && family.index != 0) {
     group.index = holder(group.check, family.index);
     group.scale = family.scale;
     held += i64{symbols_[group.check][group.index].offset} * family.scale;
@@ -308,8 +380,6 @@ void Grouper::add_group(std::span<Access*> members) {
 }
 
 void place_checks(BlockPlan& plan) {
-  plan.fpu = 0;
-  plan.attention_check = -1;
   unsigned first_fpu = 0;
   for (unsigned i = plan.count; i-- > 0;) {
     plan.fpu |= plan.insn(i).fpu;
@@ -329,13 +399,20 @@ unsigned BlockPlan::quiet_before(unsigned limit, unsigned first) const {
   return limit;
 }
 
-void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const CpuModel& model,
+void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model,
                 BlockPlan& plan, unsigned most) {
   plan.count = 0;
   plan.groups.clear();
-  decode_run(bytes, rip, mode, model, plan, most);
-  if (plan.insn(0).insn.length == 0) return;
-  find_live_flags(plan);
+  plan.constant_pages.clear();
+  decode_run(code, rip, mode, model, plan, most);
+  plan.fpu = 0;
+  plan.attention_check = -1;
+  if (plan.insn(0).insn.length == 0) {
+    plan.live_before.fill(kArithmeticFlags);
+    plan.access_count[0] = 0;
+    return;
+  }
+  FlagsReader(code, mode, model).run(plan);
   const unsigned word = mode.code32 ? 4 : 8;
   Tracker tracker(word);
   std::vector<Symbols> symbols;

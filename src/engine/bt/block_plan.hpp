@@ -15,6 +15,7 @@ namespace vert::bt {
 /// Addresses of the form base + index * scale + constant, with the same unknown values for base and index: they differ
 /// by their constants only. Values are numbered within the block; 0 is none.
 struct Family {
+  static constexpr u16 kConstant = 0xFFFF;  // `index` is then the number of a page, from 1, in BlockPlan
   u16 base = 0;
   u16 index = 0;
   u8 scale = 1;
@@ -43,6 +44,8 @@ struct Group {
   u8 base = kNoRegister;
   u8 index = kNoRegister;
   u8 scale = 1;
+  bool constant = false;  // all in this page:
+  u64 page = 0;
   i32 low = 0;
   u32 span = 0;
   bool write = false;
@@ -61,6 +64,7 @@ struct BlockPlan {
   std::array<std::array<Access, 2>, kMaxInsns> accesses;
   std::array<u8, kMaxInsns> access_count{};
   std::vector<Group> groups;
+  std::vector<u64> constant_pages;
   u8 fpu = 0;                // of all instructions
   unsigned fpu_check = 0;    // before which instruction the FPU is loaded
   int attention_check = -1;  // before which instruction other threads' wishes are looked at, or -1
@@ -71,9 +75,17 @@ struct BlockPlan {
   [[nodiscard]] unsigned quiet_before(unsigned limit, unsigned first = 0) const;
 };
 
-/// Plans the block at `rip`, of at most `most` instructions; `bytes` are those from there to the page's end. A
-/// block of one instruction with length 0 means that it cannot be decoded from these bytes alone.
-void plan_block(std::span<const u8> bytes, u64 rip, const Mode& mode, const x86::CpuModel& model,
-                BlockPlan& plan, unsigned most = BlockPlan::kMaxInsns);
+/// The guest's bytes around a block: its page, or, for an instruction that runs into the next, what there is of both.
+struct CodeBytes {
+  std::span<const u8> bytes;
+  u64 first = 0;  // the address of bytes[0]
+  [[nodiscard]] bool contains(u64 rip) const { return rip - first < bytes.size(); }
+  [[nodiscard]] std::span<const u8> from(u64 rip) const { return bytes.subspan(rip - first); }
+};
+
+/// Plans the block at `rip`, of at most `most` instructions. A block of one instruction with length 0 means that it
+/// cannot be decoded from these bytes alone.
+void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const x86::CpuModel& model, BlockPlan& plan,
+                unsigned most = BlockPlan::kMaxInsns);
 
 }  // namespace vert::bt

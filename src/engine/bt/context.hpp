@@ -42,7 +42,7 @@ struct TlbBank {
 };
 
 /// Pages that code was fetched from. Generated code on a page checks that the page's slot holds its own
-/// token: a number that stands for (linear page, host page, user or supervisor). 0 is nobody's token.
+/// token: a number that stands for (linear page, host page, user or supervisor), in the upper half. 0 is nobody's.
 inline constexpr unsigned kTokenSlots = 2048;
 [[nodiscard]] constexpr unsigned token_slot(u64 linear) {
   const u64 page = linear >> kPageShift;
@@ -130,7 +130,7 @@ struct alignas(64) Context {
   u8* ram_host = nullptr;                  // of frame 0
   u64 physical_mask = 0;                   // bits that an address in a page-table entry may have
 
-  std::array<std::atomic<u32>, kTokenSlots> code_tokens[2] = {};  // supervisor, user
+  std::array<std::atomic<u64>, kTokenSlots> code_tokens[2] = {};  // supervisor, user
   std::array<u64, kJumps> jump_keys{};
   std::array<const u8*, kJumps> jump_code{};
   std::array<TlbBank, kPrivileges> tlb;

@@ -49,24 +49,22 @@ Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, s
   return {base, assembler_.placed(base, inner_), assembler_.placed(base, fpu_entry_)};
 }
 
+/// Leaves the flags alone: whatever code this leads to on a mismatch may need them.
 void Emitter::check_token(u64 linear, u32 wanted, Label stale) {
-  const auto offset = offsetof(Context, code_tokens) +
-                      (request_->mode.user() ? sizeof(Context::code_tokens[0]) : 0) +
-                      token_slot(linear) * sizeof(u32);
-  if (request_->plan.live_before[0] == 0) {
-    assembler_.cmp_imm32(field(offset), static_cast<i32>(wanted));
-    assembler_.jcc(Cond::kNe, stale);
-    return;
-  }
   const Label current = assembler_.make_label();
   assembler_.mov(kScratch, kRcx);
-  assembler_.load(kRcx, field(offset), 4);
+  assembler_.load(kRcx, field(token_offset(linear) + sizeof(u32)), 4);
   assembler_.lea(kRcx, {.base = kRcx, .displacement = -static_cast<i32>(wanted)});
   assembler_.jrcxz(current);
   assembler_.mov(kRcx, kScratch);
   assembler_.jmp(stale);
   assembler_.bind(current);
   assembler_.mov(kRcx, kScratch);
+}
+
+std::size_t Emitter::token_offset(u64 linear) const {
+  return offsetof(Context, code_tokens) + (request_->mode.user() ? sizeof(Context::code_tokens[0]) : 0) +
+         token_slot(linear) * sizeof(u64);
 }
 
 /// Compares the page's token, and in counted mode the budget; both leave all state as it is.
@@ -220,7 +218,8 @@ void Emitter::link(CodeExit exit, Label stub) {
 
 /// Goes on at `next_rip`, which follows the block's last instruction.
 void Emitter::end(u64 next_rip) {
-  if (flags_ == Flags::kSaved) restore_flags();
+  const bool matters = request_->plan.live_before[request_->plan.count] != 0;
+  if (flags_ == Flags::kSaved && matters) restore_flags();
   const Label stub = assembler_.make_label();
   assembler_.jmp(stub);
   link({.kind = ExitKind::kLink, .insn = static_cast<u16>(request_->plan.count), .rip = next_rip}, stub);

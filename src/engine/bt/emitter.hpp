@@ -38,7 +38,6 @@ struct CodeExit {
   Effect effect = Effect::kOther;
   bool unshared = false;   // kLink: to code that shares no checks
   bool fpu_loaded = false;  // kLink: the host's vector registers are the guest's
-  bool checked = false;    // kLink: only to a checked entry
   bool declined = false;   // kInterpret: of an instruction that has a translation
   i32 popped = 0;          // kIndirect: bytes that the branch has taken off the stack; a call: negative
   u8 steps = 1;           // kInterpret: how many instructions
@@ -115,6 +114,7 @@ class Emitter {
   void entry();
   void mark_boundary();
   void check_token(u64 linear, u32 wanted, Label stale);
+  [[nodiscard]] std::size_t token_offset(u64 linear) const;
   void checks_before(unsigned i);
   void load_fpu();
   void group_check(const Group& group, unsigned i);
@@ -146,6 +146,8 @@ class Emitter {
   HostMem reach(unsigned i, unsigned k);
   HostMem reach_alone(unsigned i, const Access& access);
   HostMem reach_constant(unsigned i, const Access& access, u64 address);
+  void probe_constant(u64 page, std::size_t entry, Label miss);
+  HostMem constant_operand(u64 address, u8 difference);
   [[nodiscard]] std::optional<u64> constant_address(unsigned i, const Access& access) const;
   void ask_to_fill(u32 size, bool write, Label retry);
   void access_address(unsigned i, const Access& access, u8 to);

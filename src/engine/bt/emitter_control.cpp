@@ -15,17 +15,11 @@ using namespace x86;
 
 namespace {
 
-/// Where a direct branch goes. Without an operand-size prefix, EIP has 32 bits outside 64-bit mode.
-u64 target_of(const GuestInsn& guest, bool code32) {
-  const u64 target = guest.next_rip() + static_cast<u64>(guest.insn.imm);
-  return code32 ? target & 0xFFFFFFFF : target;
-}
-
 bool fits32(u64 value) { return value == static_cast<u64>(static_cast<i64>(static_cast<i32>(value))); }
 
 }  // namespace
 
-void Emitter::jump(unsigned i) { end(target_of(insn(i), request_->mode.code32)); }
+void Emitter::jump(unsigned i) { end(branch_target(insn(i), request_->mode.code32)); }
 
 void Emitter::branch(unsigned i) {
   constexpr u8 kConditionBits = 0x0F;
@@ -34,7 +28,7 @@ void Emitter::branch(unsigned i) {
   assembler_.jcc(static_cast<Cond>(insn(i).insn.opcode & kConditionBits), stub);
   link({.kind = ExitKind::kLink,
         .insn = static_cast<u16>(i + 1),
-        .rip = target_of(insn(i), request_->mode.code32)},
+        .rip = branch_target(insn(i), request_->mode.code32)},
        stub);
 }
 
@@ -62,7 +56,7 @@ void Emitter::call(unsigned i) {
   assembler_.call(stub);
   link({.kind = ExitKind::kLink,
         .insn = static_cast<u16>(i + 1),
-        .rip = target_of(insn(i), request_->mode.code32)},
+        .rip = branch_target(insn(i), request_->mode.code32)},
        stub);
   landing(i);
 }
@@ -70,15 +64,15 @@ void Emitter::call(unsigned i) {
 /// Where the return to the call at i arrives, with the address that it returns to in kAddress.
 void Emitter::landing(unsigned i) {
   const u64 address = request_->mode.code32 ? insn(i).next_rip() & 0xFFFFFFFF : insn(i).next_rip();
+  fpu_checked_ = false;  // whoever was called may have left the vector registers to the host
   const Label expected = assembler_.make_label();
   const u64 passed = address + static_cast<u64>(request_->mode.return_bias());
+  // One sum tells that the address is the call's and that this page is still mapped here: tokens lie in the upper half.
   assembler_.mov(kScratch, kRcx);
-  if (fits32(0 - passed)) {
-    assembler_.lea(kRcx, {.base = kAddress, .displacement = static_cast<i32>(0 - passed)});
-  } else {
-    assembler_.mov_imm(kRcx, 0 - passed);
-    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
-  }
+  assembler_.mov_imm(kRcx, 0 - passed - (u64{request_->token} << 32));
+  assembler_.load(kDelta, field(token_offset(request_->rip)));
+  assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
+  assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
   assembler_.jrcxz(expected);
   assembler_.mov(kRcx, kScratch);
   assembler_.jmp_out(thunks_.return_miss);
@@ -86,7 +80,7 @@ void Emitter::landing(unsigned i) {
   assembler_.mov(kRcx, kScratch);
   const Label stub = assembler_.make_label();
   assembler_.jmp(stub);
-  link({.kind = ExitKind::kLink, .checked = true, .insn = static_cast<u16>(i + 1), .rip = address}, stub);
+  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = address}, stub);
 }
 
 /// The target of an indirect branch, into kAddress.

@@ -23,15 +23,6 @@ bool fits_immediate(u64 value) {
   return value == static_cast<u64>(static_cast<i64>(static_cast<i32>(value)));
 }
 
-/// The address of an operand without registers but RIP, without its segment's base.
-u64 constant_operand(const GuestInsn& guest) {
-  const MemoryOperand& mem = guest.insn.mem;
-  u64 address = mem.absolute64 ? static_cast<u64>(guest.insn.imm)
-                               : static_cast<u64>(static_cast<i64>(mem.displacement));
-  if (mem.base == MemoryOperand::kRip) address += guest.next_rip();
-  return guest.insn.address_size == 8 ? address : address & 0xFFFFFFFF;
-}
-
 }  // namespace
 
 HostMem Emitter::slot(u8 guest) { return field(offsetof(Context, gpr) + guest * sizeof(u64)); }
@@ -47,9 +38,8 @@ void Emitter::linear_address(unsigned i, u8 to, bool segment) {
   const GuestInsn& guest = insn(i);
   const MemoryOperand& mem = guest.insn.mem;
   const bool wide_address = guest.insn.address_size == 8;
-  if (mem.base == MemoryOperand::kRip ||
-      (mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister)) {
-    assembler_.mov_imm(to, constant_operand(guest));
+  if (const auto constant = guest.constant_address()) {
+    assembler_.mov_imm(to, *constant);
   } else {
     HostMem host{.displacement = mem.displacement};
     if (mem.base != MemoryOperand::kNoRegister) host.base = value_of(mem.base, kAddress);
@@ -92,7 +82,7 @@ void Emitter::access_address(unsigned i, const Access& access, u8 to) {
 /// The operand as [register + index + displacement] if its address is a register in the host's plus a
 /// constant.
 std::optional<HostMem> Emitter::direct(unsigned i, const Access& access, u8 index) {
-  if (!access.family.known() || access.family.index != 0) return std::nullopt;
+  if (!access.family.known() || access.family.index != 0 || access.family.base == Family::kConstant) return std::nullopt;
   const i32 displacement = is_operand(i, access) ? insn(i).insn.mem.displacement
                            : access.write        ? -static_cast<i32>(word())
                                                  : 0;
@@ -104,6 +94,7 @@ HostMem Emitter::reach(unsigned i, unsigned k) {
   const Access& access = request_->plan.accesses[i][k];
   if (access.group < 0 || access.group != group_) return reach_alone(i, access);
   if (const auto host = direct(i, access, kDelta)) return *host;
+  if (access.family.base == Family::kConstant) return constant_operand(*constant_address(i, access), kDelta);
   access_address(i, access, kAddress);
   return {.base = kAddress, .index = kDelta};
 }
@@ -111,10 +102,20 @@ HostMem Emitter::reach(unsigned i, unsigned k) {
 /// The address of instruction i's operand if it is a constant.
 std::optional<u64> Emitter::constant_address(unsigned i, const Access& access) const {
   if (!is_operand(i, access) || insn(i).form == Form::kBitString) return std::nullopt;
-  const MemoryOperand& mem = insn(i).insn.mem;
-  const bool bare = mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister;
-  if ((!bare && mem.base != MemoryOperand::kRip) || mem.segment == kFs || mem.segment == kGs) return std::nullopt;
-  return constant_operand(insn(i));
+  const u8 segment = insn(i).insn.mem.segment;
+  if (segment == kFs || segment == kGs) return std::nullopt;
+  return insn(i).constant_address();
+}
+
+void Emitter::probe_constant(u64 page, std::size_t entry, Label miss) {
+  const HostMem tag = field(entry + offsetof(TlbEntry, tag));
+  if (fits_immediate(page)) {
+    assembler_.cmp_mem_imm(tag, static_cast<i32>(page));
+  } else {
+    assembler_.mov_imm(kAddress, page);
+    assembler_.cmp_load(kAddress, tag);
+  }
+  assembler_.jcc(Cond::kNe, miss);
 }
 
 /// A constant address has a constant place in the TLB. Whether it leaves its page is known, too.
@@ -125,14 +126,7 @@ HostMem Emitter::reach_constant(unsigned i, const Access& access, u64 address) {
   const Label miss = assembler_.make_label();
   free_flags(i);
   const Label retry = assembler_.here();
-  const bool short_page = fits_immediate(page);
-  if (short_page) {
-    assembler_.cmp_mem_imm(field(entry + offsetof(TlbEntry, tag)), static_cast<i32>(page));
-  } else {
-    assembler_.mov_imm(kAddress, page);
-    assembler_.cmp_load(kAddress, field(entry + offsetof(TlbEntry, tag)));
-  }
-  assembler_.jcc(Cond::kNe, miss);
+  probe_constant(page, entry, miss);
   const Label interpret = interpret_label(i);
   assembler_.use_cold();
   assembler_.bind(miss);
@@ -141,9 +135,7 @@ HostMem Emitter::reach_constant(unsigned i, const Access& access, u64 address) {
   assembler_.jmp(interpret);
   assembler_.use_hot();
   assembler_.load(kScratch, field(entry + offsetof(TlbEntry, addend)));
-  if (fits_immediate(address)) return {.base = kScratch, .displacement = static_cast<i32>(address)};
-  assembler_.mov_imm(kAddress, address);
-  return {.base = kAddress, .index = kScratch};
+  return constant_operand(address, kScratch);
 }
 
 /// Cold: has the TLB filled for kAddress, and tries again at `retry`; goes on here if it cannot.
@@ -152,6 +144,13 @@ void Emitter::ask_to_fill(u32 size, bool write, Label retry) {
   assembler_.call_out(thunks_.fill);
   assembler_.cmp_imm(kScratch, static_cast<i32>(FillResult::kFilled), false);
   assembler_.jcc(Cond::kE, retry);
+}
+
+/// A constant address plus a difference in a register.
+HostMem Emitter::constant_operand(u64 address, u8 difference) {
+  if (fits_immediate(address)) return {.base = difference, .displacement = static_cast<i32>(address)};
+  assembler_.mov_imm(kAddress, address);
+  return {.base = kAddress, .index = difference};
 }
 
 HostMem Emitter::reach_alone(unsigned i, const Access& access) {
@@ -186,7 +185,9 @@ HostMem Emitter::reach_alone(unsigned i, const Access& access) {
 void Emitter::group_check(const Group& group, unsigned i) {
   const std::size_t bank = bank_offset(request_->mode, group.write);
   const Label miss = assembler_.make_label();
+  const std::size_t entry = bank + tlb_index(group.page) * sizeof(TlbEntry);
   const auto address = [&] {
+    if (group.constant) return assembler_.mov_imm(kAddress, group.page + static_cast<u64>(group.low));
     HostMem at{.displacement = group.low};
     if (group.base != Group::kNoRegister) at.base = value_of(group.base, kAddress);
     if (group.index != Group::kNoRegister) {
@@ -197,9 +198,14 @@ void Emitter::group_check(const Group& group, unsigned i) {
   };
   free_flags(i);
   const Label retry = assembler_.here();
-  address();
-  probe(group.span, group.write, miss);
-  assembler_.load(kDelta, indexed_field(bank + offsetof(TlbEntry, addend), kScratch));
+  if (group.constant) {
+    probe_constant(group.page, entry, miss);
+    assembler_.load(kDelta, field(entry + offsetof(TlbEntry, addend)));
+  } else {
+    address();
+    probe(group.span, group.write, miss);
+    assembler_.load(kDelta, indexed_field(bank + offsetof(TlbEntry, addend), kScratch));
+  }
   const Label declined = assembler_.make_label();
   assembler_.use_cold();
   assembler_.bind(miss);

@@ -94,11 +94,15 @@ Mode Explainer::linux_mode(bool user, bool code32) {
 }
 
 /// Plans the block as Runtime::translate() does; returns the token of the page that it runs into, or 0.
-u32 Explainer::plan(std::span<const u8> bytes, u64 rip, const Mode& mode) {
-  const std::size_t in_page = std::min<std::size_t>(bytes.size(), kPageSize - (rip & kPageOffsetMask));
-  plan_block(bytes.first(std::min(in_page, BlockPlan::kMaxInsns * kMaxInsn)), rip, mode, model_, plan_);
-  if (plan_.insn(0).insn.length != 0 || in_page == bytes.size() || in_page >= kMaxInsn) return 0;
-  plan_block(bytes.first(std::min(bytes.size(), in_page + kMaxInsn)), rip, mode, model_, plan_, 1);
+u32 Explainer::plan(const CodeBytes& code, u64 rip, const Mode& mode) {
+  const u64 begin = std::max(code.first, rip & ~kPageOffsetMask);
+  const u64 available = code.from(begin).size();
+  const u64 in_page = std::min(available, kPageSize - (begin & kPageOffsetMask));
+  plan_block({code.from(begin).first(in_page), begin}, rip, mode, model_, plan_);
+  const u64 room = begin + in_page - rip;
+  if (plan_.insn(0).insn.length != 0 || in_page == available || room >= kMaxInsn) return 0;
+  const u64 with_next = std::min(available, in_page + kMaxInsn);
+  plan_block({code.from(begin).first(with_next), begin}, rip, mode, model_, plan_, 1);
   return kSecondToken;
 }
 
@@ -108,7 +112,7 @@ u64 Explainer::block(std::span<const u8> bytes, u64 address, u64 rip, const Mode
   cache_.rewind(first_code_);
   exits_.assign(1, {});
   marks_.clear();
-  const u32 second_token = plan(bytes.subspan(rip - address), rip, mode);
+  const u32 second_token = plan({bytes, address}, rip, mode);
   emitter_.emit({plan_, mode, rip, kToken, 0, second_token}, exits_);
   const u32 base = cache_.position();
   VERT_CHECK(emitter_.size() <= cache_.room());

@@ -52,7 +52,7 @@ class Explainer {
 
  private:
   Explainer(const x86::CpuModel& model, CodeCache cache);
-  [[nodiscard]] u32 plan(std::span<const u8> bytes, u64 rip, const Mode& mode);
+  [[nodiscard]] u32 plan(const CodeBytes& code, u64 rip, const Mode& mode);
   [[nodiscard]] u64 run_length() const;
   void part(u32 from, u32 to, bool cold, std::string& text);
   [[nodiscard]] std::string host_text(const ZydisDecodedInstruction& insn,

@@ -185,27 +185,49 @@ bool collect_operands(GuestInsn& guest) {
   return plain;
 }
 
-bool shift_by_register(const GuestInsn& guest) {
-  const auto category = guest.details.instruction.meta.category;
-  if (category != ZYDIS_CATEGORY_SHIFT && category != ZYDIS_CATEGORY_ROTATE) return false;
-  return true;  // a masked count of 0, immediate or not, leaves all flags alone
+/// Whether it changes its flags whatever its operands are: a count of 0 leaves all flags alone.
+bool always_changes_flags(const GuestInsn& guest) {
+  if (guest.insn.repeat != Repeat::kNone) return false;
+  switch (guest.details.instruction.meta.category) {
+    case ZYDIS_CATEGORY_ROTATE: return false;
+    case ZYDIS_CATEGORY_SHIFT: {
+      const Operand& last = guest.insn.operands[guest.insn.operand_count - 1U];
+      const i64 mask = guest.insn.operand_size == 8 ? 63 : 31;
+      return last.kind == OperandKind::kImmediate && (guest.insn.imm & mask) != 0;
+    }
+    default: return true;
+  }
+}
+
+/// Whether flags that the manual leaves undefined come out the same whatever they were, as tried on processors. (They
+/// may come out as anything; but where they are kept, programs may see that.)
+bool settles_undefined_flags(const GuestInsn& guest) {
+  switch (guest.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_AND:
+    case ZYDIS_MNEMONIC_OR:
+    case ZYDIS_MNEMONIC_XOR:
+    case ZYDIS_MNEMONIC_TEST:
+    case ZYDIS_MNEMONIC_SHL:
+    case ZYDIS_MNEMONIC_SHR:
+    case ZYDIS_MNEMONIC_SAR:
+    case ZYDIS_MNEMONIC_IMUL:
+    case ZYDIS_MNEMONIC_MUL: return true;
+    default: return false;
+  }
 }
 
 void collect_flags(GuestInsn& guest) {
   const ZydisAccessedFlags* flags = guest.details.instruction.cpu_flags;
   if (flags == nullptr) return;
+  const auto undefined = static_cast<u16>(flags->undefined & kArithmeticFlags);
   const auto changed = static_cast<u16>((flags->modified | flags->set_0 | flags->set_1) & kArithmeticFlags);
   guest.flags_read = static_cast<u16>(flags->tested & kArithmeticFlags);
-  const auto touched = static_cast<u16>(changed | (flags->undefined & kArithmeticFlags));
-  const auto category = guest.details.instruction.meta.category;
-  const bool always = guest.insn.repeat == Repeat::kNone && !shift_by_register(guest);
-  if (always) {
-    guest.flags_killed = static_cast<u16>(changed & ~flags->undefined);
-    // AND, OR, XOR and TEST leave AF undefined by the book; every processor clears it.
-    if (category == ZYDIS_CATEGORY_LOGICAL && changed != 0) guest.flags_killed |= touched;
+  if (always_changes_flags(guest)) {
+    guest.flags_killed = static_cast<u16>(changed & ~undefined);
+    if (settles_undefined_flags(guest)) guest.flags_killed |= undefined;
   }
   // What may keep a flag must find it right.
-  guest.flags_read |= static_cast<u16>(touched & ~guest.flags_killed);
+  guest.flags_read |= static_cast<u16>((changed | undefined) & ~guest.flags_killed);
 }
 
 Form branch_form(const GuestInsn& guest, const Mode& mode) {
@@ -306,6 +328,8 @@ Form system_form(const GuestInsn& guest, const Mode& mode) {
 
 Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
   const ZydisDecodedInstruction& decoded = guest.details.instruction;
+  // 16-bit addresses wrap at 64 KiB, and add registers as no 32-bit address does.
+  if (guest.has_memory() && guest.insn.address_size == 2) return Form::kInterpret;
   switch (decoded.meta.category) {
     case ZYDIS_CATEGORY_CALL:
     case ZYDIS_CATEGORY_COND_BR:
@@ -348,6 +372,8 @@ bool keeps_to_itself(Form form) {
     case Form::kPop:
     case Form::kLeave:
     case Form::kBitString:
+    case Form::kBranch:
+    case Form::kJump:
     case Form::kClearInterrupt:
     case Form::kTimeStamp:
     case Form::kDirection:
@@ -359,6 +385,15 @@ bool keeps_to_itself(Form form) {
 }
 
 }  // namespace
+
+std::optional<u64> GuestInsn::constant_address() const {
+  const MemoryOperand& mem = insn.mem;
+  const bool bare = mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister;
+  if (!bare && mem.base != MemoryOperand::kRip) return std::nullopt;
+  u64 address = mem.absolute64 ? static_cast<u64>(insn.imm) : static_cast<u64>(static_cast<i64>(mem.displacement));
+  if (mem.base == MemoryOperand::kRip) address += next_rip();
+  return insn.address_size == 8 ? address : address & 0xFFFFFFFF;
+}
 
 bool GuestInsn::ends_block() const {
   switch (form) {

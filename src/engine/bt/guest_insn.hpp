@@ -2,6 +2,8 @@
 // Pure; on the vCPU's thread.
 #pragma once
 
+#include <optional>
+
 #include "engine/bt/mode.hpp"
 #include "x86/cpu_model.hpp"
 #include "x86/insn.hpp"
@@ -62,9 +64,17 @@ struct GuestInsn {
   [[nodiscard]] unsigned memory_size() const {
     return details.operand_array[static_cast<std::size_t>(memory)].size / 8U;
   }
+  /// The address of its memory operand if no register but RIP is in it, without the segment's base.
+  [[nodiscard]] std::optional<u64> constant_address() const;
   /// Nothing that follows in memory is executed after it without a jump.
   [[nodiscard]] bool ends_block() const;
 };
+
+/// Where a direct branch goes. Without an operand-size prefix, EIP has 32 bits outside 64-bit mode.
+[[nodiscard]] inline u64 branch_target(const GuestInsn& guest, bool code32) {
+  const u64 target = guest.next_rip() + static_cast<u64>(guest.insn.imm);
+  return code32 ? target & 0xFFFFFFFF : target;
+}
 
 /// Decodes what `bytes` begin with, for the mode, as the model has it. An instruction that cannot be decoded
 /// (invalid, too long, cut off by the end of `bytes`) is kInterpret with length 0.

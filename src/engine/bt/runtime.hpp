@@ -62,7 +62,7 @@ class Runtime final : private memory::CodeWatcher {
   };
   [[nodiscard]] std::optional<Fetched> fetch(u64 linear, const Mode& mode);
   [[nodiscard]] Block* translate(u32 page, u64 rip, const Mode& mode);
-  [[nodiscard]] u32 plan_crossing(u64 rip, std::span<u8> bytes, std::size_t count, const Mode& mode);
+  [[nodiscard]] u32 plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode);
   [[nodiscard]] const u8* code_at(u64 rip);
   [[nodiscard]] const u8* follow_link(u32 exit_index);
   [[nodiscard]] const u8* follow_lookup(u32 exit_index);

@@ -73,12 +73,13 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   vcpu_.memory->watch_code(store_.page(page_index).frame);
   // A copy: the guest may change its memory meanwhile.
   std::array<u8, kPageSize + kMaxInsn> bytes;
-  const u64 offset = rip & kPageOffsetMask;
-  const std::size_t count = std::min<std::size_t>(kPageSize - offset, BlockPlan::kMaxInsns * kMaxInsn);
-  std::memcpy(bytes.data(), store_.page(page_index).host + offset, count);
-  plan_block(std::span(bytes).first(count), rip, mode, *vcpu_.model, plan_);
+  const CodePage& page = store_.page(page_index);
+  std::memcpy(bytes.data(), page.host, kPageSize);
+  const u64 first = rip & ~kPageOffsetMask;
+  plan_block({std::span(bytes).first(kPageSize), first}, rip, mode, *vcpu_.model, plan_);
   u32 second_page = Block::kNoPage;
-  if (plan_.insn(0).insn.length == 0 && count < kMaxInsn) second_page = plan_crossing(rip, bytes, count, mode);
+  if (plan_.insn(0).insn.length == 0 && kPageSize - (rip - first) < kMaxInsn)
+    second_page = plan_crossing(rip, bytes, mode);
   const u32 index = store_.next_block();
   const u32 token = store_.page(page_index).token;
   const u32 second_token = second_page == Block::kNoPage ? 0 : store_.page(second_page).token;
@@ -101,14 +102,14 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
                       .insn_count = static_cast<u16>(plan_.count)}));
 }
 
-/// Plans the one instruction at `rip` that runs into the next page: `bytes` has `count` bytes of it, and room. Returns
-/// the second page, or kNoPage if that cannot be fetched; the plan is left as it was then.
-u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, std::size_t count, const Mode& mode) {
+/// Plans the one instruction at `rip` that runs into the next page: `bytes` is the first page, and room. Returns the
+/// second page, or kNoPage if that cannot be fetched; the plan is left as it was then.
+u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode) {
   const auto second = fetch(rip + kPageSize, mode);
   if (!second || (mode.code32 && rip + kPageSize > 0xFFFFFFFF)) return Block::kNoPage;
   vcpu_.memory->watch_code(store_.page(second->page).frame);
-  std::memcpy(bytes.data() + count, store_.page(second->page).host, kMaxInsn);
-  plan_block(bytes.first(count + kMaxInsn), rip, mode, *vcpu_.model, plan_, 1);
+  std::memcpy(bytes.data() + kPageSize, store_.page(second->page).host, kMaxInsn);
+  plan_block({bytes, rip & ~kPageOffsetMask}, rip, mode, *vcpu_.model, plan_, 1);
   return second->page;
 }
 
@@ -131,7 +132,7 @@ const u8* Runtime::follow_link(u32 exit_index) {
   const Block* target = find(exit.rip, target_mode);
   if (target == nullptr) return nullptr;
   if (flushes == statistics_.cache_flushes) {
-    const bool same_page = target->token == source_token && !exit.checked;
+    const bool same_page = target->token == source_token;
     const u32 near_entry = exit.fpu_loaded ? target->fpu_entry : target->inner_entry;
     cache_.patch(exit.site, same_page ? near_entry : target->checked_entry);
   }

@@ -17,7 +17,7 @@ void invalidate(TlbBank& bank, unsigned index) {
   bank.write[index].tag = invalid_tag(index);
 }
 
-void clear_tokens(std::array<std::atomic<u32>, kTokenSlots>& tokens) {
+void clear_tokens(std::array<std::atomic<u64>, kTokenSlots>& tokens) {
   for (auto& token : tokens) token.store(0, std::memory_order_relaxed);
 }
 
@@ -98,7 +98,7 @@ void flush_page(Context& context, u64 address) {
 
 void set_token(Context& context, bool user, u64 linear, u32 token, bool global) {
   const unsigned slot = token_slot(linear);
-  context.code_tokens[user ? 1 : 0][slot].store(token, std::memory_order_release);
+  context.code_tokens[user ? 1 : 0][slot].store(u64{token} << 32, std::memory_order_release);
   if (global && !user) return;
   if (context.token_fill_count < Context::kTokenFills)
     context.token_fills[context.token_fill_count] = static_cast<u16>(slot + (user ? kTokenSlots : 0));

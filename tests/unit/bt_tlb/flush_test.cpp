@@ -22,7 +22,7 @@ class TlbFlushTest : public ::testing::Test {
     return rig.lookup(linear, write, privilege) != nullptr;
   }
   [[nodiscard]] u32 token(bool user, u64 linear) {
-    return rig.context->code_tokens[user ? 1 : 0][bt::token_slot(linear)];
+    return static_cast<u32>(rig.context->code_tokens[user ? 1 : 0][bt::token_slot(linear)] >> 32);
   }
 
   TlbRig rig{Mode::k4Level};
