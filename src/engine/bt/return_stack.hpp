@@ -6,6 +6,8 @@
 
 #include <sys/mman.h>
 
+#include <cstring>
+
 #include "base/error.hpp"
 #include "base/fd.hpp"
 #include "base/types.hpp"
@@ -22,9 +24,9 @@ class ReturnStack {
   }
   /// The stack pointer of the empty stack. To be called again once the code cache was emptied.
   [[nodiscard]] u64 empty(const u8* return_empty) {
-    const u64 top = reinterpret_cast<u64>(mapping_.data()) + mapping_.size() - sizeof(u64);
-    *reinterpret_cast<const u8**>(top) = return_empty;
-    return top;
+    u8* top = mapping_.data() + mapping_.size() - sizeof return_empty;
+    std::memcpy(top, &return_empty, sizeof return_empty);
+    return reinterpret_cast<u64>(top);
   }
   [[nodiscard]] bool overran(u64 address) const {
     return address - reinterpret_cast<u64>(mapping_.data()) < kGuard;

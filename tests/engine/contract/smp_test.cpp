@@ -97,7 +97,7 @@ TEST_P(SmpTest, CodeChangedByItselfRunsAnew) {
 }
 
 TEST_P(SmpTest, CodeChangedByAnotherProcessorIsSeen) {
-  constexpr u32 kTurns = 2'000;
+  constexpr u32 kTurns = 300;
   make_rig(2);
   Assembler a(code());
   // vCPU 0 changes the immediate of a routine that vCPU 1 calls; they take turns by a flag (SDM 3A, 8.1.3:
