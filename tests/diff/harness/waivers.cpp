@@ -77,27 +77,48 @@ struct FlagUse {
   u64 killed = 0;  // overwritten whatever they were
 };
 
+/// Whether it changes its flags whatever its operands are: a count of 0 leaves all as it is.
+bool always_changes_flags(const Decoded& decoded) {
+  constexpr u64 kRepeats = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
+  if ((decoded.insn.attributes & kRepeats) != 0) return false;
+  const auto category = decoded.insn.meta.category;
+  if (category != ZYDIS_CATEGORY_SHIFT && category != ZYDIS_CATEGORY_ROTATE) return true;
+  const u64 mask = decoded.insn.operand_width == 64 ? 63 : 31;
+  return std::ranges::any_of(decoded.all(), [&](const ZydisDecodedOperand& operand) {
+    return operand.type == ZYDIS_OPERAND_TYPE_IMMEDIATE && (operand.imm.value.u & mask) != 0;
+  });
+}
+
+/// Flags that the manual leaves undefined are overwritten all the same where their old values do not show.
 FlagUse flag_use(const Decoded& decoded) {
   const ZydisAccessedFlags* flags = decoded.insn.cpu_flags;
   if (flags == nullptr) return {};
-  const u64 written = flags->modified | flags->set_0 | flags->set_1;
-  const u64 touched = written | flags->undefined;
-  const auto category = decoded.insn.meta.category;
-  constexpr u64 kRepeats = ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE;
-  // A count of 0 leaves all as it is.
-  const bool conditional = category == ZYDIS_CATEGORY_SHIFT || category == ZYDIS_CATEGORY_ROTATE ||
-                           (decoded.insn.attributes & kRepeats) != 0;
+  const u64 touched = flags->modified | flags->set_0 | flags->set_1 | flags->undefined;
   FlagUse use;
-  // AND, OR, XOR and TEST leave AF undefined by the manual; processors clear it.
-  if (!conditional) use.killed = category == ZYDIS_CATEGORY_LOGICAL ? touched : written & ~flags->undefined;
+  if (always_changes_flags(decoded)) {
+    use.killed = touched & ~u64{flags->undefined};
+    const auto category = decoded.insn.meta.category;
+    const bool arithmetic =
+        decoded.insn.mnemonic == ZYDIS_MNEMONIC_MUL || decoded.insn.mnemonic == ZYDIS_MNEMONIC_IMUL;
+    if (category == ZYDIS_CATEGORY_LOGICAL || category == ZYDIS_CATEGORY_SHIFT || arithmetic)
+      use.killed = touched;
+  }
   use.read = flags->tested | (touched & ~use.killed);
   return use;
+}
+
+/// Where a direct jump or branch goes.
+std::optional<u64> direct_target(const Decoded& decoded, u64 rip) {
+  const auto category = decoded.insn.meta.category;
+  if (category != ZYDIS_CATEGORY_COND_BR && category != ZYDIS_CATEGORY_UNCOND_BR) return std::nullopt;
+  const ZydisDecodedOperand& to = decoded.operands[0];
+  if (to.type != ZYDIS_OPERAND_TYPE_IMMEDIATE || !to.imm.is_relative) return std::nullopt;
+  return rip + decoded.insn.length + static_cast<u64>(to.imm.value.s);
 }
 
 bool goes_on_with_next(const Decoded& decoded) {
   switch (decoded.insn.meta.category) {
     case ZYDIS_CATEGORY_CALL:
-    case ZYDIS_CATEGORY_COND_BR:
     case ZYDIS_CATEGORY_UNCOND_BR:
     case ZYDIS_CATEGORY_RET:
     case ZYDIS_CATEGORY_INTERRUPT:
@@ -107,23 +128,33 @@ bool goes_on_with_next(const Decoded& decoded) {
   }
 }
 
-/// Flags that the straight line from `rip` on, up to the instruction that leaves the page, overwrites before
-/// it reads them.
-u64 dead_flags(const Input& input, u64 rip) {
-  u64 open = kArithmetic;
-  u64 dead = 0;
-  const u64 start = rip - kCodeBase;
-  const u64 end = (start / kPageSize + 1) * kPageSize;
-  for (u64 at = start; at < end && open != 0;) {
+/// Of the flags `open`, those that code before the end of the page where the instruction at `rip` ends may
+/// read before it overwrites them, on some way from there by direct jumps and branches.
+u64 live_flags(const Input& input, u64 rip, u64 open, unsigned& steps) {
+  std::optional<u64> page;
+  u64 live = 0;
+  while (open != 0) {
+    const u64 at = rip - kCodeBase;
+    if (at >= kCodeSize || (page && at / kPageSize != *page) || steps == 0) return live | open;
+    --steps;
     const auto decoded = decode(std::span(input.code).subspan(at));
-    if (!decoded || !goes_on_with_next(*decoded)) break;
+    if (!decoded) return live | open;
+    if (!page) page = (at + decoded->insn.length - 1) / kPageSize;
     const FlagUse use = flag_use(*decoded);
-    open &= ~use.read;
-    dead |= open & use.killed;
-    open &= ~use.killed;
-    at += decoded->insn.length;
+    live |= open & use.read;
+    open &= ~(use.read | use.killed);
+    const auto target = direct_target(*decoded, rip);
+    if (!target && !goes_on_with_next(*decoded)) return live | open;
+    if (target && goes_on_with_next(*decoded)) live |= live_flags(input, *target, open, steps);
+    rip = target && !goes_on_with_next(*decoded) ? *target : rip + decoded->insn.length;
   }
-  return dead;
+  return live;
+}
+
+/// Flags that are overwritten before they are read, whichever way the code goes from `rip`.
+u64 dead_flags(const Input& input, u64 rip) {
+  unsigned steps = 200;
+  return kArithmetic & ~live_flags(input, rip, kArithmetic, steps);
 }
 
 bool accesses_memory(const Decoded& decoded) {

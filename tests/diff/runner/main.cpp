@@ -2,6 +2,7 @@
 //   diff_runner [--engine NAME[,NAME]|native] [--instructions N] [--seed S] [--classes LIST] [--replay SEED]
 //   [--failures N]
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -35,8 +36,15 @@ void print_exclusions() {
     fmt::print("{:14} {}\n", ZydisMnemonicGetString(exclusion.mnemonic), exclusion.reason);
 }
 
+/// Those that have not been printed yet.
+void print_failures(const CampaignResult& result) {
+  static std::size_t printed = 0;
+  for (; printed < result.failures.size(); ++printed) fmt::print("\n{}", result.failures[printed].report);
+  std::fflush(stdout);
+}
+
 void print_result(const CampaignResult& result) {
-  for (const Failure& failure : result.failures) fmt::print("\n{}", failure.report);
+  print_failures(result);
   for (const auto& [mnemonic, count] : result.failures_by_instruction)
     fmt::print("{:8} x {}\n", count, mnemonic);
   fmt::print("ended with");
@@ -71,6 +79,7 @@ int run(std::map<std::string, std::string>& options) {
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     fmt::print(stderr, "\r{:>12} instructions  {:>8.0f} cases/s  {} differ ", so_far.instructions,
                static_cast<double>(so_far.cases) / elapsed.count(), so_far.failed_cases);
+    print_failures(so_far);
   });
   fmt::print(stderr, "\n");
   print_result(result);
