@@ -1,4 +1,7 @@
 // Debian's kernels boot to a shell that answers, and power off.
+#include <algorithm>
+#include <tuple>
+
 #include <gtest/gtest.h>
 
 #include "vm/linux/linux_guest.hpp"
@@ -8,16 +11,23 @@ namespace {
 
 using namespace std::chrono_literals;
 
-class BootTest : public testing::TestWithParam<std::string> {};
+struct Boot {
+  std::string kernel;
+  std::string engine;
+  unsigned cpus = 1;
+};
+
+class BootTest : public testing::TestWithParam<Boot> {};
 
 TEST_P(BootTest, ShellAnswersAndPowerOffIsStatusZero) {
-  auto started = LinuxGuest::start({.kernel = GetParam()});
+  const auto& [kernel, engine, cpus] = GetParam();
+  auto started = LinuxGuest::start({.kernel = kernel, .cpus = cpus, .engine = engine});
   if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
   LinuxGuest& guest = **started;
   ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
   EXPECT_EQ(guest.shell("echo $((6 * 7))"), "42\n");
   EXPECT_EQ(guest.shell("uname -m"), "x86_64\n");
-  EXPECT_EQ(guest.shell("grep -c ^processor /proc/cpuinfo"), "1\n");
+  EXPECT_EQ(guest.shell("grep -c ^processor /proc/cpuinfo"), std::to_string(cpus) + "\n");
   // Firmware tables must not make the kernel complain about them.
   EXPECT_EQ(guest.shell("dmesg -r | grep '^<[0-4]>' | grep -iE 'acpi|pci|firmware|bios|mce'"), "");
   EXPECT_EQ(guest.shell("dmesg | grep -E 'Oops|BUG:|WARNING:|Call Trace'"), "");
@@ -25,20 +35,29 @@ TEST_P(BootTest, ShellAnswersAndPowerOffIsStatusZero) {
   EXPECT_EQ(guest.process().errors(), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(Debian, BootTest,
-                         testing::Values("6.1-cloud", "6.1-generic", "6.12-cloud", "6.12-generic"),
-                         [](const auto& parameter) {
-                           std::string name;
-                           for (const char c : parameter.param)
-                             name += std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-                           return name;
-                         });
+std::string boot_name(const testing::TestParamInfo<Boot>& info) {
+  std::string name = info.param.engine + "_" + info.param.kernel + "_" + std::to_string(info.param.cpus);
+  std::ranges::replace_if(
+      name, [](char c) { return std::isalnum(static_cast<unsigned char>(c)) == 0; }, '_');
+  return name;
+}
 
-class SmpTest : public testing::TestWithParam<unsigned> {};
+std::vector<Boot> boots() {
+  std::vector<Boot> all;
+  for (const char* kernel : {"6.1-cloud", "6.1-generic", "6.12-cloud", "6.12-generic"}) {
+    for (const unsigned cpus : {1U, 2U, 4U}) all.push_back({kernel, "bt", cpus});
+    all.push_back({kernel, "interp", 1});
+  }
+  return all;
+}
+
+INSTANTIATE_TEST_SUITE_P(Debian, BootTest, testing::ValuesIn(boots()), boot_name);
+
+class SmpTest : public testing::TestWithParam<std::tuple<const char*, unsigned>> {};
 
 TEST_P(SmpTest, ThreadsShareAtomicsAndFutexes) {
-  const unsigned cpus = GetParam();
-  auto started = LinuxGuest::start({.cpus = cpus});
+  const auto& [engine, cpus] = GetParam();
+  auto started = LinuxGuest::start({.cpus = cpus, .engine = engine});
   if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
   LinuxGuest& guest = **started;
   ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
@@ -53,8 +72,12 @@ TEST_P(SmpTest, ThreadsShareAtomicsAndFutexes) {
   EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpus, SmpTest, testing::Values(1, 2, 4),
-                         [](const auto& parameter) { return "Smp" + std::to_string(parameter.param); });
+INSTANTIATE_TEST_SUITE_P(Cpus, SmpTest,
+                         testing::Combine(testing::Values("bt", "interp"), testing::Values(1, 2, 4)),
+                         [](const auto& parameter) {
+                           return std::string(std::get<0>(parameter.param)) + "_Smp" +
+                                  std::to_string(std::get<1>(parameter.param));
+                         });
 
 }  // namespace
 }  // namespace vert::vm_test

@@ -45,8 +45,8 @@ Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config)
   std::unique_ptr<LinuxGuest> guest(new LinuxGuest(std::move(initrd)));
   guest->process_ = std::make_unique<VertProcess>(
       std::vector<std::string>{"run", "--kernel", *kernel, "--initrd", guest->initrd_, "--append",
-                               config.append, "--cpus", std::to_string(config.cpus), "--memory",
-                               config.memory},
+                               config.append, "--cpus", std::to_string(config.cpus), "--engine",
+                               config.engine, "--memory", config.memory},
       VertProcess::Console::kPipes);
   return guest;
 }

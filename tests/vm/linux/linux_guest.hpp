@@ -13,6 +13,7 @@ namespace vert::vm_test {
 struct GuestConfig {
   std::string kernel = "6.1-cloud";  // a name in the cache
   unsigned cpus = 1;
+  std::string engine = "auto";
   std::string memory = "512M";
   std::string append = "console=ttyS0 quiet";
 };
