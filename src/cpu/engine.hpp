@@ -43,10 +43,11 @@ class VcpuEvents {
     if (waker_ != nullptr) waker_(waker_context_);
   }
 
-  /// An engine's byte that request() sets to 1 after the bits, for generated code to look at. The engine clears
-  /// it before it looks at pending().
+  /// An engine's byte that request() sets to 1 after the bits, for generated code to look at. The engine
+  /// clears it before it looks at pending().
   void set_attention(std::atomic<u8>& word) { attention_.store(&word, std::memory_order_seq_cst); }
-  /// Ends that, unless another engine has set a byte of its own meanwhile. Once this returns, nobody touches `word`.
+  /// Ends that, unless another engine has set a byte of its own meanwhile. Once this returns, nobody touches
+  /// `word`.
   void clear_attention(std::atomic<u8>& word) {
     std::atomic<u8>* mine = &word;
     attention_.compare_exchange_strong(mine, nullptr, std::memory_order_seq_cst);
@@ -120,8 +121,9 @@ class Engine {
   /// taken inside, within a bounded number of instructions. A fault in the guest is delivered, not returned.
   [[nodiscard]] virtual ExitInfo run(CpuState& state, u64 budget) = 0;
 
-  /// To be called when, since the last run, the caller changed more of `state` than general registers, RIP, RFLAGS,
-  /// segment registers, CPL, FPU state and the activity, or handed in another: drop everything derived from it.
+  /// To be called when, since the last run, the caller changed more of `state` than general registers, RIP,
+  /// RFLAGS, segment registers, CPL, FPU state and the activity, or handed in another: drop everything
+  /// derived from it.
   virtual void state_changed() = 0;
 
   /// What the engine has counted since it was made, for people. Not while run() is under way.

@@ -25,13 +25,15 @@ Result<std::unique_ptr<cpu::Engine>> make_interpreter(const cpu::VcpuContext& co
 }
 
 Result<std::unique_ptr<cpu::Engine>> make_translator(const cpu::VcpuContext& context) {
-  VERT_ASSIGN(auto translator, bt::Translator::create(context, std::make_unique<interp::Interpreter>(context)));
+  VERT_ASSIGN(auto translator,
+              bt::Translator::create(context, std::make_unique<interp::Interpreter>(context)));
   return translator;
 }
 
 /// Best first.
 constexpr std::array kEngines = {
-    EngineEntry{"bt", &bt::Translator::usable, "binary translation: fast, with no hardware support", make_translator},
+    EngineEntry{"bt", &bt::Translator::usable, "binary translation: fast, with no hardware support",
+                make_translator},
     EngineEntry{"interp", []() -> Status { return {}; }, "the reference interpreter: runs on any x86-64 host",
                 make_interpreter},
 };

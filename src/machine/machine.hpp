@@ -36,8 +36,8 @@ struct MachineConfig {
   std::string append;                // the kernel's command line
   std::vector<std::string> devices;  // "isa-debug-exit", "pc-testdev"
   cpu::EngineAids aids{};
-  bool no_reboot = false;            // a reset ends the machine instead of restarting it
-  SerialBackend* serial = nullptr;   // null: output is dropped. Outlives the machine
+  bool no_reboot = false;           // a reset ends the machine instead of restarting it
+  SerialBackend* serial = nullptr;  // null: output is dropped. Outlives the machine
 };
 
 /// How a machine ended.

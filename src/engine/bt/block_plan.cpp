@@ -22,8 +22,8 @@ bool backward(const GuestInsn& guest) {
          guest.insn.imm <= 0;
 }
 
-void decode_run(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model,
-                BlockPlan& plan, unsigned most) {
+void decode_run(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan,
+                unsigned most) {
   const std::span<const u8> bytes = code.from(rip);
   unsigned branches = 0;
   u64 at = 0;
@@ -62,8 +62,8 @@ class FlagsReader {
   GuestInsn ahead_;
 };
 
-/// Flags that code at `rip` may read before it overwrites them: all, if it is of another page, since what is there may
-/// change without notice. In counted mode runs end anywhere, and all flags must be right then.
+/// Flags that code at `rip` may read before it overwrites them: all, if it is of another page, since what is
+/// there may change without notice. In counted mode runs end anywhere, and all flags must be right then.
 u16 FlagsReader::live_at(u64 rip) {
   if (mode_.counted) return kArithmeticFlags;
   u16 open = kArithmeticFlags;
@@ -209,7 +209,8 @@ Access operand_access(unsigned i, const GuestInsn& guest, const Symbols& symbols
   if (const auto address = guest.constant_address()) {
     const auto offset = static_cast<i32>(*address & kPageOffsetMask);
     if (offset + access.size > static_cast<i32>(kPageSize)) return access;
-    access.family = {.base = Family::kConstant, .index = pages.number(*address & ~kPageOffsetMask), .scale = 1};
+    access.family = {
+        .base = Family::kConstant, .index = pages.number(*address & ~kPageOffsetMask), .scale = 1};
     access.offset = offset;
     return access;
   }
@@ -399,8 +400,8 @@ unsigned BlockPlan::quiet_before(unsigned limit, unsigned first) const {
   return limit;
 }
 
-void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model,
-                BlockPlan& plan, unsigned most) {
+void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan,
+                unsigned most) {
   plan.count = 0;
   plan.groups.clear();
   plan.constant_pages.clear();

@@ -12,8 +12,8 @@
 
 namespace vert::bt {
 
-/// Addresses of the form base + index * scale + constant, with the same unknown values for base and index: they differ
-/// by their constants only. Values are numbered within the block; 0 is none.
+/// Addresses of the form base + index * scale + constant, with the same unknown values for base and index:
+/// they differ by their constants only. Values are numbered within the block; 0 is none.
 struct Family {
   static constexpr u16 kConstant = 0xFFFF;  // `index` is then the number of a page, from 1, in BlockPlan
   u16 base = 0;
@@ -26,7 +26,7 @@ struct Family {
 /// A guest access.
 struct Access {
   u16 insn = 0;
-  Family family;   // not known(): nothing can be said about the address
+  Family family;  // not known(): nothing can be said about the address
   bool write = false;
   u8 size = 0;
   i32 offset = 0;  // the constant
@@ -34,13 +34,15 @@ struct Access {
   i16 group = -1;  // the group whose check covers it
 };
 
-/// Accesses to one page, checked at once before instruction `check`: span bytes from base + index * scale + low.
+/// Accesses to one page, checked at once before instruction `check`: span bytes from base + index * scale +
+/// low.
 struct Group {
   static constexpr u8 kNoRegister = 0xFF;
   u16 check = 0;
   u16 first = 0;  // instruction that accesses
   u16 last = 0;
-  // Registers that have the base and the index before `check`, but for constants, which `low` takes into account.
+  // Registers that have the base and the index before `check`, but for constants, which `low` takes into
+  // account.
   u8 base = kNoRegister;
   u8 index = kNoRegister;
   u8 scale = 1;
@@ -75,7 +77,8 @@ struct BlockPlan {
   [[nodiscard]] unsigned quiet_before(unsigned limit, unsigned first = 0) const;
 };
 
-/// The guest's bytes around a block: its page, or, for an instruction that runs into the next, what there is of both.
+/// The guest's bytes around a block: its page, or, for an instruction that runs into the next, what there is
+/// of both.
 struct CodeBytes {
   std::span<const u8> bytes;
   u64 first = 0;  // the address of bytes[0]
@@ -83,8 +86,8 @@ struct CodeBytes {
   [[nodiscard]] std::span<const u8> from(u64 rip) const { return bytes.subspan(rip - first); }
 };
 
-/// Plans the block at `rip`, of at most `most` instructions. A block of one instruction with length 0 means that it
-/// cannot be decoded from these bytes alone.
+/// Plans the block at `rip`, of at most `most` instructions. A block of one instruction with length 0 means
+/// that it cannot be decoded from these bytes alone.
 void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const x86::CpuModel& model, BlockPlan& plan,
                 unsigned most = BlockPlan::kMaxInsns);
 

@@ -42,7 +42,8 @@ struct TlbBank {
 };
 
 /// Pages that code was fetched from. Generated code on a page checks that the page's slot holds its own
-/// token: a number that stands for (linear page, host page, user or supervisor), in the upper half. 0 is nobody's.
+/// token: a number that stands for (linear page, host page, user or supervisor), in the upper half. 0 is
+/// nobody's.
 inline constexpr unsigned kTokenSlots = 2048;
 [[nodiscard]] constexpr unsigned token_slot(u64 linear) {
   const u64 page = linear >> kPageShift;
@@ -89,14 +90,14 @@ struct alignas(64) Context {
   u64 save_rcx = 0;
   u64 save_flags = 0;
   u64 call_target = 0;
-  u64 last_return = 0;  // the exit that stands for the RET that was executed last
-  u64 rflags_rest = 0;  // RFLAGS without the arithmetic flags, IF and DF
-  u64 salt = 0;               // Mode::salt() of the code that runs
-  u64 return_unbias = 0;      // minus Mode::return_bias() of the code that runs
+  u64 last_return = 0;                   // the exit that stands for the RET that was executed last
+  u64 rflags_rest = 0;                   // RFLAGS without the arithmetic flags, IF and DF
+  u64 salt = 0;                          // Mode::salt() of the code that runs
+  u64 return_unbias = 0;                 // minus Mode::return_bias() of the code that runs
   std::array<u64, kPrivileges> salts{};  // the salts of 64-bit code of each privilege, all else as it is
   std::array<u64, kPrivileges> return_unbiases{};
-  u64 supervisor_stack = 0;   // the empty return stack of the supervisor
-  u32 privilege = 0;          // cpu::Privilege of the code that runs
+  u64 supervisor_stack = 0;  // the empty return stack of the supervisor
+  u32 privilege = 0;         // cpu::Privilege of the code that runs
   u32 host_mxcsr = 0x1F80;
   Context* self = this;
 
@@ -111,7 +112,7 @@ struct alignas(64) Context {
   std::atomic<u8> attention = 0;  // leave generated code at the next look
   u8 fpu_loaded = 0;              // the host's vector and x87 registers are the guest's
   u8 fpu_in_image = 0;            // `xsave` is newer than CpuState's
-  u8 user_stack = 0;  // return_rsp is in the user's stack
+  u8 user_stack = 0;              // return_rsp is in the user's stack
   u8 held = 0;                    // something waits for IF to be set
   u64 jump_mask = kJumpMask;
   u64 budget = 0;  // instructions left, in counted mode

@@ -36,13 +36,13 @@ enum class Effect : u8 {
 struct CodeExit {
   ExitKind kind = ExitKind::kInterpret;
   Effect effect = Effect::kOther;
-  bool unshared = false;   // kLink: to code that shares no checks
+  bool unshared = false;    // kLink: to code that shares no checks
   bool fpu_loaded = false;  // kLink: the host's vector registers are the guest's
-  bool declined = false;   // kInterpret: of an instruction that has a translation
-  i32 popped = 0;          // kIndirect: bytes that the branch has taken off the stack; a call: negative
-  u8 steps = 1;           // kInterpret: how many instructions
-  u16 insn = 0;            // in its block
-  InsnClass insn_class{};  // kInterpret: for counting
+  bool declined = false;    // kInterpret: of an instruction that has a translation
+  i32 popped = 0;           // kIndirect: bytes that the branch has taken off the stack; a call: negative
+  u8 steps = 1;             // kInterpret: how many instructions
+  u16 insn = 0;             // in its block
+  InsnClass insn_class{};   // kInterpret: for counting
   u32 block = 0;
   u32 site = 0;  // kLink: the displacement to patch, in the code cache
   u64 rip = 0;
@@ -67,7 +67,7 @@ struct Thunks {
   u32 return_miss = 0;   // with the guest's return address in kAddress
   u32 return_empty = 0;  // as return_miss, when the return stack has run empty
   u32 string = 0;
-  u32 transfer = 0;      // with the next RIP in kAddress and a Transfer in kScratch
+  u32 transfer = 0;  // with the next RIP in kAddress and a Transfer in kScratch
 };
 
 class Emitter {

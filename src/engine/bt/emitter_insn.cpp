@@ -47,7 +47,8 @@ void Emitter::instruction(unsigned i) {
     case Form::kReadSegment: return read_segment(i);
     case Form::kReadControl: return read_control(i);
     case Form::kDirection:
-      return assembler_.store_imm(VERT_FIELD(direction_flag), insn(i).insn.mnemonic == ZYDIS_MNEMONIC_STD ? 1 : 0, 1);
+      return assembler_.store_imm(VERT_FIELD(direction_flag),
+                                  insn(i).insn.mnemonic == ZYDIS_MNEMONIC_STD ? 1 : 0, 1);
     case Form::kBitString: return bit_string(i);
     case Form::kAccessControl: return access_control(i);
     case Form::kSwapGs: return swap_gs();
@@ -283,7 +284,8 @@ void Emitter::write_segment_base(unsigned i) {
 void Emitter::read_segment(unsigned i) {
   const Operand& to = insn(i).insn.operands[0];
   const auto segment = insn(i).insn.operands[1].reg;
-  const auto offset = offsetof(cpu::CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, selector);
+  const auto offset =
+      offsetof(cpu::CpuState, segment) + segment * sizeof(Segment) + offsetof(Segment, selector);
   assembler_.load(kAddress, VERT_FIELD(state));
   const HostMem selector{.base = kAddress, .displacement = static_cast<i32>(offset)};
   if (to.size == 2) {
@@ -291,7 +293,8 @@ void Emitter::read_segment(unsigned i) {
     if (in_memory(to.reg)) return assembler_.store(slot(to.reg), kScratch, 2);
     const u8 reg = kHostRegister[to.reg];  // mov reg, r11w
     const auto rex = static_cast<u8>(0x44 | reg >> 3);
-    return assembler_.raw(std::array<u8, 4>{0x66, rex, 0x89, static_cast<u8>(0xC0 | (kScratch & 7) << 3 | (reg & 7))});
+    return assembler_.raw(
+        std::array<u8, 4>{0x66, rex, 0x89, static_cast<u8>(0xC0 | (kScratch & 7) << 3 | (reg & 7))});
   }
   const u8 target = in_memory(to.reg) ? kScratch : kHostRegister[to.reg];
   assembler_.load(target, selector, 2);
@@ -328,7 +331,8 @@ void Emitter::bit_address(unsigned i) {
   assembler_.lea(kAddress, {.base = kAddress, .index = kScratch, .scale = guest.insn.operand_size});
 }
 
-/// BT, BTS, BTR and BTC of memory: with the bit's number cut to the operand's size, on the operand that has it.
+/// BT, BTS, BTR and BTC of memory: with the bit's number cut to the operand's size, on the operand that has
+/// it.
 void Emitter::bit_string(unsigned i) {
   const GuestInsn& guest = insn(i);
   const bool quad = guest.insn.operand_size == 8;
@@ -380,8 +384,7 @@ void Emitter::transfer(unsigned i, Transfer kind) {
   const bool whole = insn(i).insn.operand_size == 8 || kind == Transfer::kSystemCall;
   if (request_->mode.counted || !whole) return interpret(i);
   if (flags_ == Flags::kSaved) restore_flags();
-  const u32 exit =
-      add_exit({.kind = ExitKind::kInterpret, .insn = static_cast<u16>(i), .rip = insn(i).rip});
+  const u32 exit = add_exit({.kind = ExitKind::kInterpret, .insn = static_cast<u16>(i), .rip = insn(i).rip});
   assembler_.store_imm(VERT_FIELD(exit), static_cast<i32>(exit));
   assembler_.mov_imm(kAddress, insn(i).next_rip());
   assembler_.mov_imm(kScratch, static_cast<u64>(kind));

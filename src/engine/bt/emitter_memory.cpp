@@ -82,7 +82,8 @@ void Emitter::access_address(unsigned i, const Access& access, u8 to) {
 /// The operand as [register + index + displacement] if its address is a register in the host's plus a
 /// constant.
 std::optional<HostMem> Emitter::direct(unsigned i, const Access& access, u8 index) {
-  if (!access.family.known() || access.family.index != 0 || access.family.base == Family::kConstant) return std::nullopt;
+  if (!access.family.known() || access.family.index != 0 || access.family.base == Family::kConstant)
+    return std::nullopt;
   const i32 displacement = is_operand(i, access) ? insn(i).insn.mem.displacement
                            : access.write        ? -static_cast<i32>(word())
                                                  : 0;
@@ -121,8 +122,7 @@ void Emitter::probe_constant(u64 page, std::size_t entry, Label miss) {
 /// A constant address has a constant place in the TLB. Whether it leaves its page is known, too.
 HostMem Emitter::reach_constant(unsigned i, const Access& access, u64 address) {
   const u64 page = address & ~kPageOffsetMask;
-  const std::size_t entry =
-      bank_offset(request_->mode, access.write) + tlb_index(address) * sizeof(TlbEntry);
+  const std::size_t entry = bank_offset(request_->mode, access.write) + tlb_index(address) * sizeof(TlbEntry);
   const Label miss = assembler_.make_label();
   free_flags(i);
   const Label retry = assembler_.here();

@@ -199,8 +199,8 @@ bool always_changes_flags(const GuestInsn& guest) {
   }
 }
 
-/// Whether flags that the manual leaves undefined come out the same whatever they were, as tried on processors. (They
-/// may come out as anything; but where they are kept, programs may see that.)
+/// Whether flags that the manual leaves undefined come out the same whatever they were, as tried on
+/// processors. (They may come out as anything; but where they are kept, programs may see that.)
 bool settles_undefined_flags(const GuestInsn& guest) {
   switch (guest.insn.mnemonic) {
     case ZYDIS_MNEMONIC_AND:
@@ -390,7 +390,8 @@ std::optional<u64> GuestInsn::constant_address() const {
   const MemoryOperand& mem = insn.mem;
   const bool bare = mem.base == MemoryOperand::kNoRegister && mem.index == MemoryOperand::kNoRegister;
   if (!bare && mem.base != MemoryOperand::kRip) return std::nullopt;
-  u64 address = mem.absolute64 ? static_cast<u64>(insn.imm) : static_cast<u64>(static_cast<i64>(mem.displacement));
+  u64 address =
+      mem.absolute64 ? static_cast<u64>(insn.imm) : static_cast<u64>(static_cast<i64>(mem.displacement));
   if (mem.base == MemoryOperand::kRip) address += next_rip();
   return insn.address_size == 8 ? address : address & 0xFFFFFFFF;
 }

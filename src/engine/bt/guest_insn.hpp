@@ -24,9 +24,9 @@ enum class Form : u8 {
   kReturn,
   kJump,
   kJumpIndirect,
-  kBranch,       // Jcc
-  kString,       // REP MOVS and STOS
-  kTimeStamp,    // RDTSC, RDTSCP
+  kBranch,            // Jcc
+  kString,            // REP MOVS and STOS
+  kTimeStamp,         // RDTSC, RDTSCP
   kReadSegmentBase,   // RDFSBASE, RDGSBASE
   kWriteSegmentBase,  // WRFSBASE, WRGSBASE
   kReadSegment,       // MOV of a selector to a register

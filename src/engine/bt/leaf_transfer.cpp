@@ -1,4 +1,5 @@
-// Changes of privilege without leaving generated code: what leaf_privilege.cpp does to the guest, and then where to go on.
+// Changes of privilege without leaving generated code: what leaf_privilege.cpp does to the guest, and then
+// where to go on.
 #include "engine/bt/emitter_requests.hpp"
 #include "engine/bt/leaf.hpp"
 #include "x86/registers.hpp"
@@ -40,15 +41,16 @@ void follow_privilege(Context& context) {
 
 }  // namespace
 
-/// Where to go on in generated code, or null: then generated code is left by Context::exit, which is kTransferredExit if
-/// the change was made.
+/// Where to go on in generated code, or null: then generated code is left by Context::exit, which is
+/// kTransferredExit if the change was made.
 extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer) {
   if (!change(*context, next_rip, static_cast<Transfer>(transfer))) return nullptr;
   follow_privilege(*context);
   context->exit = kTransferredExit;
   const bool alignment_checks = context->state->cpl == 3 && (context->rflags_rest & x86::rflags::AC) != 0;
   const bool interrupt = context->interrupt_flag != 0 && context->held != 0;
-  if (alignment_checks || interrupt || context->attention.load(std::memory_order_relaxed) != 0) return nullptr;
+  if (alignment_checks || interrupt || context->attention.load(std::memory_order_relaxed) != 0)
+    return nullptr;
   const unsigned index = jump_index(context->rip);
   if (context->jump_keys[index] + context->rip + context->salt != 0) return nullptr;
   return context->jump_code[index];

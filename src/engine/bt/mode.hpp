@@ -34,8 +34,8 @@ struct Mode {
   }
   /// What is added to a RIP to make its key in the table of indirect branches.
   [[nodiscard]] i32 salt() const { return static_cast<i32>(key() & 0x7FF) << 20; }
-  /// What a return adds to the address that it passes to where it lands: code of the less usual modes must not
-  /// land in the others'.
+  /// What a return adds to the address that it passes to where it lands: code of the less usual modes must
+  /// not land in the others'.
   [[nodiscard]] i32 return_bias() const {
     const bool open = smap && privilege == cpu::Privilege::kSupervisor;
     return (code32 ? 1 << 28 : 0) + (open ? 1 << 29 : 0);

@@ -110,8 +110,8 @@ void Runtime::import_state() {
   }
 }
 
-/// What of a mode follows from control registers. Where those change, no call may be returned to by prediction: its
-/// code was made under the old ones.
+/// What of a mode follows from control registers. Where those change, no call may be returned to by
+/// prediction: its code was made under the old ones.
 void Runtime::follow_controls() {
   const Controls now{state_->cr0, state_->cr4, state_->xcr0, budget_ != cpu::kNoBudget};
   if (now == controls_) return;
@@ -216,7 +216,8 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
   return info;
 }
 
-/// Runs generated code from where the guest is, until it is left for the fallback engine or another thread's sake.
+/// Runs generated code from where the guest is, until it is left for the fallback engine or another thread's
+/// sake.
 std::optional<ExitInfo> Runtime::go() {
   if (left() == 0) return ExitInfo{Exit::kBudget, 0, {}};
   import_state();
@@ -252,8 +253,8 @@ std::optional<ExitInfo> Runtime::go() {
   return step(1);
 }
 
-/// An indirect branch to a non-canonical address faults itself, not its target: takes it back, and lets the interpreter
-/// raise the fault.
+/// An indirect branch to a non-canonical address faults itself, not its target: takes it back, and lets the
+/// interpreter raise the fault.
 std::optional<ExitInfo> Runtime::take_back(const CodeExit& exit) {
   context_->gpr[kRsp] -= static_cast<u64>(static_cast<i64>(exit.popped));
   context_->rip = exit.rip;

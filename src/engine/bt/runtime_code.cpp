@@ -53,7 +53,8 @@ Block* Runtime::find(u64 rip, const Mode& mode) {
     if (second->page != block->second_page && flushes == statistics_.cache_flushes)
       block = translate(first->page, rip, mode);
     if (block->second_page != Block::kNoPage)
-      set_token(*context_, mode.user(), rip + kPageSize, store_.page(block->second_page).token, second->global);
+      set_token(*context_, mode.user(), rip + kPageSize, store_.page(block->second_page).token,
+                second->global);
   }
   // A write by another thread either saw the tokens, and cleared them, or is seen here.
   if (has_requests_.load(std::memory_order_seq_cst)) {
@@ -92,18 +93,18 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   ++statistics_.blocks;
   statistics_.code_bytes += emitter_.size();
   return tell_aids(store_.add({.rip = rip,
-                      .page = page_index,
-                      .token = token,
-                      .second_page = second_page,
-                      .mode = mode,
-                      .checked_entry = placed.checked_entry,
-                      .inner_entry = placed.inner_entry,
-                      .fpu_entry = placed.fpu_entry,
-                      .insn_count = static_cast<u16>(plan_.count)}));
+                               .page = page_index,
+                               .token = token,
+                               .second_page = second_page,
+                               .mode = mode,
+                               .checked_entry = placed.checked_entry,
+                               .inner_entry = placed.inner_entry,
+                               .fpu_entry = placed.fpu_entry,
+                               .insn_count = static_cast<u16>(plan_.count)}));
 }
 
-/// Plans the one instruction at `rip` that runs into the next page: `bytes` is the first page, and room. Returns the
-/// second page, or kNoPage if that cannot be fetched; the plan is left as it was then.
+/// Plans the one instruction at `rip` that runs into the next page: `bytes` is the first page, and room.
+/// Returns the second page, or kNoPage if that cannot be fetched; the plan is left as it was then.
 u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode) {
   const auto second = fetch(rip + kPageSize, mode);
   if (!second || (mode.code32 && rip + kPageSize > 0xFFFFFFFF)) return Block::kNoPage;

@@ -65,7 +65,8 @@ void Runtime::settle_requests() {
     store_.forget(frame, [&](const CodePage& page) {
       ++statistics_.pages_forgotten;
       auto& token = context_->code_tokens[page.user ? 1 : 0][token_slot(page.linear)];
-      if (token.load(std::memory_order_relaxed) >> 32 == page.token) token.store(0, std::memory_order_relaxed);
+      if (token.load(std::memory_order_relaxed) >> 32 == page.token)
+        token.store(0, std::memory_order_relaxed);
     });
   }
   settled_.store(taken.asked, std::memory_order_release);

@@ -46,7 +46,8 @@ class ThunkWriter {
 
   PrepareFpu prepare_fpu_;
   Assembler as_;
-  Label enter_, resume_, transfer_, exit_, exit_saved_, fill_, string_, load_fpu_, return_miss_, return_empty_;
+  Label enter_, resume_, transfer_, exit_, exit_saved_, fill_, string_, load_fpu_, return_miss_,
+      return_empty_;
 };
 
 void ThunkWriter::group15(u8 extension, const HostMem& at, bool wide) {
