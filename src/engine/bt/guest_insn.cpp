@@ -326,10 +326,19 @@ Form system_form(const GuestInsn& guest, const Mode& mode) {
   }
 }
 
+/// Instructions of 32-bit code that the host's 64-bit mode does otherwise.
+bool needs_other_mode(const GuestInsn& guest, const Mode& mode) {
+  if (!mode.code32) return false;
+  // 16-bit addresses wrap at 64 KiB, and add registers as no 32-bit address does. Code cannot be written
+  // through CS, nor always read.
+  if (guest.has_memory() && (guest.insn.address_size == 2 || guest.insn.mem.segment == kCs)) return true;
+  // They change the first eight registers only (SDM 2C, VZEROALL and VZEROUPPER).
+  return guest.insn.mnemonic == ZYDIS_MNEMONIC_VZEROALL || guest.insn.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER;
+}
+
 Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
   const ZydisDecodedInstruction& decoded = guest.details.instruction;
-  // 16-bit addresses wrap at 64 KiB, and add registers as no 32-bit address does.
-  if (guest.has_memory() && guest.insn.address_size == 2) return Form::kInterpret;
+  if (needs_other_mode(guest, mode)) return Form::kInterpret;
   switch (decoded.meta.category) {
     case ZYDIS_CATEGORY_CALL:
     case ZYDIS_CATEGORY_COND_BR:
