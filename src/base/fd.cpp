@@ -44,6 +44,16 @@ Result<Mapping> Mapping::map(std::size_t size, int protection, int flags, int fd
   return Mapping(static_cast<u8*>(address), size);
 }
 
+Result<Mapping> Mapping::map_again(int protection) const {
+  // An old size of 0 leaves the old mapping in place (mremap(2)).
+  void* address = ::mremap(data_, 0, size_, MREMAP_MAYMOVE);
+  if (address == MAP_FAILED) return make_system_error(errno, fmt::format("cannot map {} bytes again", size_));
+  Mapping again(static_cast<u8*>(address), size_);
+  if (::mprotect(again.data_, size_, protection) != 0)
+    return make_system_error(errno, fmt::format("cannot protect {} bytes", size_));
+  return again;
+}
+
 void Mapping::reset() {
   if (data_ != nullptr) ::munmap(data_, size_);
   data_ = nullptr;

@@ -44,6 +44,9 @@ class Mapping {
   [[nodiscard]] static Result<Mapping> map(std::size_t size, int protection, int flags, int fd = -1,
                                            u64 offset = 0);
 
+  /// The same memory, mapped with MAP_SHARED, at a second address, with another protection.
+  [[nodiscard]] Result<Mapping> map_again(int protection) const;
+
   [[nodiscard]] u8* data() const { return data_; }
   [[nodiscard]] std::size_t size() const { return size_; }
   void reset();

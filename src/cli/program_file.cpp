@@ -3,17 +3,14 @@
 #include <elf.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 
 #include <fmt/format.h>
 
+#include "base/fd.hpp"
+
 namespace vert::cli {
 namespace {
-
-constexpr std::size_t kMostBytes = std::size_t{2} << 30;
 
 struct Elf64 {
   using Header = Elf64_Ehdr;
@@ -39,16 +36,7 @@ std::optional<T> ProgramFile::at(u64 offset) const {
 }
 
 Result<ProgramFile> ProgramFile::read(const std::string& path) {
-  const auto close = [](std::FILE* file) { std::fclose(file); };
-  const std::unique_ptr<std::FILE, decltype(close)> file(std::fopen(path.c_str(), "re"));
-  if (file == nullptr) return make_system_error(errno, fmt::format("cannot read {}", path));
-  std::vector<u8> bytes;
-  std::array<u8, 65536> piece;
-  for (std::size_t got = 0; (got = std::fread(piece.data(), 1, piece.size(), file.get())) != 0;) {
-    bytes.insert(bytes.end(), piece.begin(), piece.begin() + static_cast<std::ptrdiff_t>(got));
-    if (bytes.size() > kMostBytes) return make_error("{} is larger than 2 GiB; give a smaller program", path);
-  }
-  if (std::ferror(file.get()) != 0) return make_system_error(errno, fmt::format("cannot read {}", path));
+  VERT_ASSIGN(auto bytes, base::read_file(path));
   return parse(path, std::move(bytes));
 }
 

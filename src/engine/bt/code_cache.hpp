@@ -36,10 +36,9 @@ class CodeCache {
   void patch(u32 site, u32 target);
 
  private:
-  CodeCache(base::Fd memfd, base::Mapping writable, base::Mapping executable)
-      : memfd_(std::move(memfd)), writable_(std::move(writable)), executable_(std::move(executable)) {}
+  CodeCache(base::Mapping writable, base::Mapping executable)
+      : writable_(std::move(writable)), executable_(std::move(executable)) {}
 
-  base::Fd memfd_;
   base::Mapping writable_;
   base::Mapping executable_;
   u32 position_ = 0;

@@ -76,6 +76,16 @@ TEST(Mapping, MapsMovesAndReportsErrors) {
   EXPECT_FALSE(base::Mapping::map(0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS).has_value());
 }
 
+TEST(Mapping, MapsSharedMemoryAgain) {
+  const auto first = base::Mapping::map(kPageSize, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS);
+  ASSERT_TRUE(first.has_value());
+  const auto second = first->map_again(PROT_READ);
+  ASSERT_TRUE(second.has_value());
+  EXPECT_NE(first->data(), second->data());
+  first->data()[5] = 42;
+  EXPECT_EQ(second->data()[5], 42);
+}
+
 class FileTest : public ::testing::Test {
  protected:
   FileTest() {
