@@ -133,7 +133,7 @@ cpu::CpuState Machine::state_for() const {
   constexpr u64 kDataUser = 0x00CF'F300'0000'FFFF;
   cpu::CpuState state = rig_.initial_state(code_address_, kGoodPages + 0x800, is_user(level_) ? 3 : 0);
   for (unsigned i = 0; i < state.gpr.size(); ++i)
-    if (i != kRsp) state.gpr[i] = 0x1111'1111'1111'1111 * i;
+    if (i != kRsp) state.gpr[i] = u64{0x1111'1111'1111'1111} * i;
   state.gpr[kRax] = 0x0123'4567'89AB'CDE7;
   state.gpr[kR8] = state.gpr[kRdx] = kTable;
   state.gpr[kR9] = kSentinel;
