@@ -1,5 +1,6 @@
 #include "engine/bt/assembler.hpp"
 
+#include <algorithm>
 #include <array>
 #include <cstring>
 
@@ -274,8 +275,8 @@ void Assembler::place(u32 base, u8* to) {
       std::memcpy(bytes.data() + fixup.offset, &distance, sizeof distance);
     }
   }
-  std::memcpy(to, hot_.data(), hot_.size());
-  std::memcpy(to + hot_.size(), cold_.data(), cold_.size());
+  std::copy(hot_.begin(), hot_.end(), to);
+  std::copy(cold_.begin(), cold_.end(), to + hot_.size());
 }
 
 }  // namespace vert::bt

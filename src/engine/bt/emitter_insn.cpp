@@ -110,7 +110,8 @@ void Emitter::write_copy(unsigned i, HostOperands host) {
   }
   const u16 homeless = named & kHomeless;
   const bool both_taken = host.base == kAddress && host.index == kScratch;
-  if (std::popcount(homeless) > (host.base == kAddress || host.index == kScratch ? 1 : 2))
+  if (std::popcount(homeless) >
+      (host.base == kAddress || host.base == kScratch || host.index == kScratch ? 1 : 2))
     return leave_to_interpreter(i);
   if (homeless != 0 && both_taken) {
     assembler_.lea(kAddress, {.base = kAddress, .index = kScratch});
@@ -165,6 +166,10 @@ void Emitter::push(unsigned i) {
   const HostMem to = reach(i, stack);
   if (operand.kind == OperandKind::kImmediate) {
     assembler_.store_imm(to, static_cast<i32>(insn(i).insn.imm), word());
+  } else if (stack == 1 && to.base == kAddress) {
+    assembler_.lea(kAddress, {.base = to.base, .index = to.index, .displacement = to.displacement});
+    assembler_.load(kScratch, VERT_FIELD(call_target));
+    assembler_.store({.base = kAddress}, kScratch, word());
   } else if (stack == 1) {
     assembler_.load(kAddress, VERT_FIELD(call_target));
     assembler_.store(to, kAddress, word());

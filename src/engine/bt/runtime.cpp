@@ -140,7 +140,13 @@ void Runtime::export_state() {
     state.seg(kGs).base = context.gs_base;
     state.msr.kernel_gs_base = context.kernel_gs_base;
   }
+  export_fpu();
+}
+
+void Runtime::export_fpu() {
+  Context& context = *context_;
   if (context.fpu_in_image == 0) return;
+  cpu::CpuState& state = *state_;
   context.fpu_in_image = 0;
   from_image(context.xsave, state.fpu);
   if (!cache_.contains(state.fpu.fip)) return;

@@ -46,6 +46,7 @@ class Runtime final : private memory::CodeWatcher {
   void attach(cpu::CpuState& state);
   void import_state();
   void export_state();
+  void export_fpu();
   [[nodiscard]] std::optional<cpu::ExitInfo> step(u64 count, Effect effect = Effect::kOther);
   [[nodiscard]] bool must_step();
   [[nodiscard]] u64 left() const { return budget_ == cpu::kNoBudget ? cpu::kNoBudget : budget_ - executed_; }

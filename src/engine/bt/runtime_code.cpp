@@ -173,6 +173,7 @@ void Runtime::remember_jump(const Block& block) {
 }
 
 void Runtime::forget_all_code() {
+  export_fpu();  // what x87 instruction was the last is known only as long as its code is
   if (statistics_.blocks != 0) ++statistics_.cache_flushes;
   if (sampler_) sampler_->cache_emptied();
   store_.clear();
