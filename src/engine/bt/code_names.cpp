@@ -36,7 +36,7 @@ constexpr std::array kFields = {
     VERT_NAMED(supervisor_stack),
     VERT_NAMED(privilege),
     VERT_NAMED(host_mxcsr),
-    VERT_NAMED(self),
+    VERT_NAMED(self),  // NOLINT(bugprone-sizeof-expression): of the pointer
     VERT_NAMED(fs_base),
     VERT_NAMED(gs_base),
     VERT_NAMED(kernel_gs_base),
@@ -51,7 +51,7 @@ constexpr std::array kFields = {
     VERT_NAMED(held),
     VERT_NAMED(jump_mask),
     VERT_NAMED(budget),
-    VERT_NAMED(state),
+    VERT_NAMED(state),  // NOLINT(bugprone-sizeof-expression): of the pointer
     VERT_NAMED(jump_keys),
     VERT_NAMED(jump_code),
     VERT_NAMED(xsave),

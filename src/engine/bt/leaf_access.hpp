@@ -18,6 +18,7 @@ inline u8* host_for(Context& context, u64 address, u64 size, bool write, u32 pri
   }
   // SAFETY: the entry maps this page, all of it RAM, and it is not dropped while this vCPU runs generated
   // code.
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): the entry holds the distance between two address spaces.
   return reinterpret_cast<u8*>(address + entry.addend);
 }
 
