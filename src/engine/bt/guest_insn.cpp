@@ -339,6 +339,9 @@ bool needs_other_mode(const GuestInsn& guest, const Mode& mode) {
 Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
   const ZydisDecodedInstruction& decoded = guest.details.instruction;
   if (needs_other_mode(guest, mode)) return Form::kInterpret;
+  // Limits and types of segments are the interpreter's; the others are flat where this code runs.
+  const u8 segment = guest.insn.mem.segment;
+  if (mode.code32 && guest.has_memory() && (segment == kFs || segment == kGs)) return Form::kInterpret;
   switch (decoded.meta.category) {
     case ZYDIS_CATEGORY_CALL:
     case ZYDIS_CATEGORY_COND_BR:
