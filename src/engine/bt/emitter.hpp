@@ -82,7 +82,8 @@ class Emitter {
     u32 block = 0;
     u32 second_token = 0;  // of the page that the block's one instruction runs into; 0: it does not
   };
-  /// Makes the code. Exits are appended to `exits`, with their sites still to come.
+  /// Makes the code. Exits are appended to `exits`, with their sites still to come; `request` stays until
+  /// place().
   void emit(const Request& request, std::vector<CodeExit>& exits);
 
   [[nodiscard]] std::size_t size() const { return assembler_.size(); }

@@ -113,7 +113,8 @@ u64 Explainer::block(std::span<const u8> bytes, u64 address, u64 rip, const Mode
   exits_.assign(1, {});
   marks_.clear();
   const u32 second_token = plan({bytes, address}, rip, mode);
-  emitter_.emit({plan_, mode, rip, kToken, 0, second_token}, exits_);
+  const Emitter::Request request{plan_, mode, rip, kToken, 0, second_token};
+  emitter_.emit(request, exits_);
   const u32 base = cache_.position();
   VERT_CHECK(emitter_.size() <= cache_.room());
   static_cast<void>(emitter_.place(base, cache_.write_at(base), exits_, marks_));
