@@ -22,8 +22,9 @@ struct CounterGroup {
 
 /// What an engine does besides, if asked when it is made.
 struct EngineAids {
-  bool perf_map = false;  // names generated code for perf(1)
-  bool samples = false;   // looks a thousand times a second where the vCPU's thread is
+  bool perf_map = false;         // names generated code for perf(1)
+  bool samples = false;          // looks a thousand times a second where the vCPU's thread is
+  bool windows_at_once = false;  // bt: all of CPL 3 goes through windows from the start; for tests
 };
 
 struct SampleReport {

@@ -9,6 +9,7 @@ using namespace x86;
 namespace {
 
 constexpr i32 kMaxSpan = 1024;
+constexpr i32 kMaxWindowSpan = 1 << 28;
 
 /// A register's value as an unknown plus a constant.
 struct Symbol {
@@ -256,7 +257,8 @@ void add_accesses(unsigned i, const Symbols& symbols, unsigned word, BlockPlan& 
 /// register for it belongs to one group at a time).
 class Grouper {
  public:
-  Grouper(BlockPlan& plan, const std::vector<Symbols>& symbols) : plan_(plan), symbols_(symbols) {}
+  Grouper(BlockPlan& plan, const std::vector<Symbols>& symbols, bool windows)
+      : plan_(plan), symbols_(symbols), windows_(windows) {}
   void run();
 
  private:
@@ -272,6 +274,7 @@ class Grouper {
 
   BlockPlan& plan_;
   const std::vector<Symbols>& symbols_;
+  const bool windows_;  // one look-up serves reads and writes of a whole window, and needs no flags
 };
 
 bool Grouper::free(unsigned first, unsigned last) const {
@@ -314,10 +317,10 @@ void Grouper::form(const Family& family) {
       for (unsigned i = members[end - 1]->insn; i < access.insn; ++i)
         branch_between = branch_between || plan_.insn(i).form == Form::kBranch;
       // A write that a branch may skip must not make reads before it need a writable page.
-      if (access.write && !writes_first && branch_between) break;
+      if (access.write && !writes_first && branch_between && !windows_) break;
       const i32 new_low = std::min(low, access.offset);
       const i32 new_high = std::max(high, access.offset + access.size);
-      if (new_high - new_low > kMaxSpan) break;
+      if (new_high - new_low > (windows_ ? kMaxWindowSpan : kMaxSpan)) break;
       if (!free(members[first]->insn, access.insn)) break;
       low = new_low;
       high = new_high;
@@ -336,6 +339,7 @@ u8 Grouper::holder(unsigned i, u16 symbol) const {
 
 /// Where to check: as late as possible, at a place where no flag matters and registers still have the values.
 unsigned Grouper::check_place(unsigned first, const Family& family) const {
+  if (windows_) return first;
   for (unsigned i = first;; --i) {
     const bool held = family.base == Family::kConstant ||
                       ((family.base == 0 || holder(i, family.base) != Group::kNoRegister) &&
@@ -423,7 +427,7 @@ void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel
     add_accesses(i, tracker.symbols(), word, plan);
     tracker.step(plan.insn(i));
   }
-  if (!mode.unshared) Grouper(plan, symbols).run();
+  if (!mode.unshared) Grouper(plan, symbols, mode.windows).run();
   place_checks(plan);
 }
 

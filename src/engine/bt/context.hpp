@@ -74,6 +74,17 @@ inline constexpr unsigned kJumps = 1U << kJumpBits;
 inline constexpr u64 kJumpMask = u64{kJumps - 1} << 2;
 [[nodiscard]] constexpr unsigned jump_index(u64 rip) { return static_cast<unsigned>((rip & kJumpMask) >> 2); }
 
+/// Windows: stretches of host addresses that show what lies below one top-level page-table entry (512 GiB) of
+/// the guest's (windows.hpp). A guest address plus the entry that its bits from kWindowShift on index is the
+/// host's. Only the first page of the table is there: addresses beyond the lower half's fault at the look-up.
+inline constexpr unsigned kWindowShift = 39;
+inline constexpr u64 kWindowIndexMask = ~u64{0} << kWindowShift;
+inline constexpr std::size_t kWindowTableSize = sizeof(u64) << (64 - kWindowShift);
+inline constexpr unsigned kWindowIndexes = 256;  // of the lower half, with 48-bit addresses
+[[nodiscard]] constexpr unsigned window_index(u64 address) {
+  return static_cast<unsigned>(address >> kWindowShift);
+}
+
 /// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
 inline constexpr std::size_t kXsaveSize = 2816;
 
@@ -115,6 +126,7 @@ struct alignas(64) Context {
   u8 user_stack = 0;              // return_rsp is in the user's stack
   u8 held = 0;                    // something waits for IF to be set
   u64 jump_mask = kJumpMask;
+  u64 window_mask = kWindowIndexMask;
   u64 budget = 0;  // instructions left, in counted mode
 
   cpu::CpuState* state = nullptr;
@@ -158,5 +170,8 @@ struct alignas(64) Context {
 
   alignas(64) std::array<u8, kXsaveSize> xsave{};
 };
+
+/// Where the table of windows lies, from the Context's address on.
+inline constexpr std::size_t kWindowTable = (sizeof(Context) + kPageOffsetMask) & ~kPageOffsetMask;
 
 }  // namespace vert::bt

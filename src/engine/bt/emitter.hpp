@@ -147,6 +147,14 @@ class Emitter {
   HostMem reach(unsigned i, unsigned k);
   HostMem reach_alone(unsigned i, const Access& access);
   HostMem reach_constant(unsigned i, const Access& access, u64 address);
+  HostMem reach_window(unsigned i, const Access& access);
+  void find_window(unsigned i, u8 to, u8 address);
+  void find_group_window(const Group& group, unsigned i);
+  void group_address(const Group& group);
+  void mark(unsigned i);
+  void load_guest(unsigned i, u8 to, const HostMem& from, unsigned size = 8);
+  void store_guest(unsigned i, const HostMem& to, u8 from, unsigned size = 8);
+  void store_guest_imm(unsigned i, const HostMem& to, i32 value, unsigned size = 8);
   void probe_constant(u64 page, std::size_t entry, Label miss);
   HostMem constant_operand(u64 address, u8 difference);
   [[nodiscard]] std::optional<u64> constant_address(unsigned i, const Access& access) const;

@@ -37,14 +37,14 @@ void Emitter::push_return_address(unsigned i) {
   const unsigned k = request_->plan.access_count[i] - 1U;
   const HostMem to = reach(i, k);
   if (request_->mode.code32 || fits32(address)) {
-    assembler_.store_imm(to, static_cast<i32>(address), word());
+    store_guest_imm(i, to, static_cast<i32>(address), word());
   } else if (to.base != kAddress) {
     assembler_.mov_imm(kAddress, address);
-    assembler_.store(to, kAddress);
+    store_guest(i, to, kAddress);
   } else {
     assembler_.lea(kAddress, {.base = to.base, .index = to.index, .displacement = to.displacement});
     assembler_.mov_imm(kScratch, address);
-    assembler_.store({.base = kAddress}, kScratch);
+    store_guest(i, {.base = kAddress}, kScratch);
   }
   adjust_stack(-static_cast<i32>(word()));
 }
@@ -94,7 +94,8 @@ void Emitter::load_target(unsigned i) {
     else
       assembler_.mov32(kAddress, from);
   } else {
-    assembler_.load(kAddress, reach(i, 0), word());
+    const HostMem from = reach(i, 0);
+    load_guest(i, kAddress, from, word());
   }
 }
 
@@ -121,7 +122,7 @@ void Emitter::call_indirect(unsigned i) {
 
 void Emitter::return_near(unsigned i) {
   const HostMem from = reach(i, 0);
-  assembler_.load(kAddress, from, word());
+  load_guest(i, kAddress, from, word());
   const auto popped = static_cast<i32>(word() + static_cast<u16>(insn(i).insn.imm));
   adjust_stack(popped);
   if (const i32 bias = request_->mode.return_bias(); bias != 0)

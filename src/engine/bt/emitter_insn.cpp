@@ -68,6 +68,7 @@ void Emitter::interpret(unsigned i) {
   if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_MOV &&
       decoded.operands[0].kind == OperandKind::kControl && decoded.operands[0].reg == 3) {
     effect = Effect::kAddressSpace;
+    assembler_.store(VERT_FIELD(call_target), value_of(decoded.operands[1].reg, kAddress));
   } else if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_INVLPG && decoded.address_size != 2) {
     effect = Effect::kPage;
     linear_address(i, kAddress, true);
@@ -134,8 +135,7 @@ void Emitter::write_copy(unsigned i, HostOperands host) {
   const unsigned length =
       rewrite(guest.details.instruction, guest.details.operands(), guest.insn.encoding(), host, bytes);
   if (length == 0) return leave_to_interpreter(i);
-  if (may_fault(guest))
-    marks_.push_back({assembler_.position(), static_cast<u16>(i), flags_ == Flags::kSaved});
+  if (may_fault(guest) || (request_->mode.windows && guest.has_memory())) mark(i);
   assembler_.raw(std::span(bytes).first(length));
   for (u8 reg = 0; reg < kGprCount; ++reg)
     if ((stores >> reg & 1) != 0) assembler_.store(slot(reg), host.gpr[reg]);
@@ -160,21 +160,22 @@ void Emitter::push(unsigned i) {
   const unsigned stack = operand.kind == OperandKind::kMemory ? 1 : 0;
   if (stack == 1) {
     const HostMem from = reach(i, 0);
-    assembler_.load(kAddress, from, word());
+    load_guest(i, kAddress, from, word());
     assembler_.store(VERT_FIELD(call_target), kAddress);
   }
   const HostMem to = reach(i, stack);
   if (operand.kind == OperandKind::kImmediate) {
-    assembler_.store_imm(to, static_cast<i32>(insn(i).insn.imm), word());
+    store_guest_imm(i, to, static_cast<i32>(insn(i).insn.imm), word());
   } else if (stack == 1 && to.base == kAddress) {
     assembler_.lea(kAddress, {.base = to.base, .index = to.index, .displacement = to.displacement});
     assembler_.load(kScratch, VERT_FIELD(call_target));
-    assembler_.store({.base = kAddress}, kScratch, word());
+    store_guest(i, {.base = kAddress}, kScratch, word());
   } else if (stack == 1) {
     assembler_.load(kAddress, VERT_FIELD(call_target));
-    assembler_.store(to, kAddress, word());
+    store_guest(i, to, kAddress, word());
   } else {
-    assembler_.store(to, value_of(operand.reg, kAddress), word());
+    const u8 from = value_of(operand.reg, kAddress);
+    store_guest(i, to, from, word());
   }
   adjust_stack(-static_cast<i32>(word()));
 }
@@ -183,14 +184,14 @@ void Emitter::pop(unsigned i) {
   const u8 reg = insn(i).insn.operands[0].reg;
   const HostMem from = reach(i, 0);
   const u8 to = in_memory(reg) ? kAddress : kHostRegister[reg];
-  assembler_.load(to, from, word());
+  load_guest(i, to, from, word());
   if (in_memory(reg)) assembler_.store(slot(reg), to);
   if (reg != kRsp) adjust_stack(static_cast<i32>(word()));
 }
 
 void Emitter::leave_frame(unsigned i) {
   const HostMem from = reach(i, 0);
-  assembler_.load(kAddress, from, word());
+  load_guest(i, kAddress, from, word());
   assembler_.lea(kHostRsp, {.base = kRbp, .displacement = static_cast<i32>(word())}, wide());
   assembler_.mov(kRbp, kAddress);
 }
@@ -216,7 +217,7 @@ void Emitter::push_flags(unsigned i) {
   assembler_.store(VERT_FIELD(call_target), kAddress);
   const HostMem to = reach(i, 0);
   assembler_.load(kAddress, VERT_FIELD(call_target));
-  assembler_.store(to, kAddress);
+  store_guest(i, to, kAddress);
   adjust_stack(-8);
 }
 
@@ -350,10 +351,11 @@ void Emitter::bit_string(unsigned i) {
   constexpr u8 kLock = 0xF0;
   constexpr u8 kModrm = (kScratch & 7) << 3 | (kAddress & 7);
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_BT) {
-    assembler_.load(kAddress, {.base = kAddress}, guest.insn.operand_size);
+    load_guest(i, kAddress, {.base = kAddress}, guest.insn.operand_size);
     assembler_.raw(std::array<u8, 4>{static_cast<u8>(quad ? 0x4D : 0x45), 0x0F, 0xA3, 0xC0 | kModrm});
     return;
   }
+  if (request_->mode.windows) mark(i);
   if (guest.insn.lock) assembler_.raw(std::array{kLock});
   assembler_.raw(std::array<u8, 4>{static_cast<u8>(quad ? 0x4D : 0x45), 0x0F, guest.insn.opcode, kModrm});
 }

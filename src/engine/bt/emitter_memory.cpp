@@ -153,7 +153,53 @@ HostMem Emitter::constant_operand(u64 address, u8 difference) {
   return {.base = kAddress, .index = difference};
 }
 
+/// The host instruction written next may fault in instruction i's stead.
+void Emitter::mark(unsigned i) {
+  marks_.push_back({assembler_.position(), static_cast<u16>(i), flags_ == Flags::kSaved});
+}
+
+// Guest accesses: the host's processor faults on them where they go through windows.
+void Emitter::load_guest(unsigned i, u8 to, const HostMem& from, unsigned size) {
+  if (request_->mode.windows) mark(i);
+  assembler_.load(to, from, size);
+}
+void Emitter::store_guest(unsigned i, const HostMem& to, u8 from, unsigned size) {
+  if (request_->mode.windows) mark(i);
+  assembler_.store(to, from, size);
+}
+void Emitter::store_guest_imm(unsigned i, const HostMem& to, i32 value, unsigned size) {
+  if (request_->mode.windows) mark(i);
+  assembler_.store_imm(to, value, size);
+}
+
+/// Host minus guest address of the window that the address in a register lies in. No flags are touched.
+/// SAFETY: the index has 25 bits, so the look-up stays in the table, of which only entries that lead to
+/// windows are there; what lies within 2 GiB of a window is reserved (windows.cpp), so that a displacement
+/// more does no harm.
+void Emitter::find_window(unsigned i, u8 to, u8 address) {
+  assembler_.pext(to, address, VERT_FIELD(window_mask));
+  load_guest(i, to, indexed_field(kWindowTable, to, 8));
+}
+
+HostMem Emitter::reach_window(unsigned i, const Access& access) {
+  if (const auto address = constant_address(i, access)) {
+    if (window_index(*address) < kWindowIndexes) {
+      assembler_.load(kScratch, field(kWindowTable + window_index(*address) * sizeof(u64)));
+      return constant_operand(*address, kScratch);
+    }
+  }
+  if (const auto host = direct(i, access, kScratch)) {
+    find_window(i, kScratch, host->base);
+    return *host;
+  }
+  if (insn(i).form == Form::kBitString) free_flags(i);
+  access_address(i, access, kAddress);
+  find_window(i, kScratch, kAddress);
+  return {.base = kAddress, .index = kScratch};
+}
+
 HostMem Emitter::reach_alone(unsigned i, const Access& access) {
+  if (request_->mode.windows) return reach_window(i, access);
   if (const auto address = constant_address(i, access);
       address && (*address & kPageOffsetMask) + access.size <= kPageSize)
     return reach_constant(i, access, *address);
@@ -180,36 +226,47 @@ HostMem Emitter::reach_alone(unsigned i, const Access& access) {
   return {.base = kAddress, .index = kScratch};
 }
 
+/// The first address of a group, into kAddress.
+void Emitter::group_address(const Group& group) {
+  if (group.constant) return assembler_.mov_imm(kAddress, group.page + static_cast<u64>(group.low));
+  HostMem at{.displacement = group.low};
+  if (group.base != Group::kNoRegister) at.base = value_of(group.base, kAddress);
+  if (group.index != Group::kNoRegister) {
+    at.index = value_of(group.index, kScratch);
+    at.scale = group.scale;
+  }
+  assembler_.lea(kAddress, at, wide());
+}
+
+/// group_check() where accesses go through windows: there is nothing to check.
+void Emitter::find_group_window(const Group& group, unsigned i) {
+  if (group.constant && window_index(group.page) < kWindowIndexes)
+    return assembler_.load(kDelta, field(kWindowTable + window_index(group.page) * sizeof(u64)));
+  group_address(group);
+  find_window(i, kDelta, kAddress);
+}
+
 /// One check for a group: leaves host minus guest address in kDelta. Where its stretch crosses a page's end,
 /// goes on in code that shares nothing.
 void Emitter::group_check(const Group& group, unsigned i) {
+  if (request_->mode.windows) return find_group_window(group, i);
   const std::size_t bank = bank_offset(request_->mode, group.write);
   const Label miss = assembler_.make_label();
   const std::size_t entry = bank + tlb_index(group.page) * sizeof(TlbEntry);
-  const auto address = [&] {
-    if (group.constant) return assembler_.mov_imm(kAddress, group.page + static_cast<u64>(group.low));
-    HostMem at{.displacement = group.low};
-    if (group.base != Group::kNoRegister) at.base = value_of(group.base, kAddress);
-    if (group.index != Group::kNoRegister) {
-      at.index = value_of(group.index, kScratch);
-      at.scale = group.scale;
-    }
-    assembler_.lea(kAddress, at, wide());
-  };
   free_flags(i);
   const Label retry = assembler_.here();
   if (group.constant) {
     probe_constant(group.page, entry, miss);
     assembler_.load(kDelta, field(entry + offsetof(TlbEntry, addend)));
   } else {
-    address();
+    group_address(group);
     probe(group.span, group.write, miss);
     assembler_.load(kDelta, indexed_field(bank + offsetof(TlbEntry, addend), kScratch));
   }
   const Label declined = assembler_.make_label();
   assembler_.use_cold();
   assembler_.bind(miss);
-  address();
+  group_address(group);
   ask_to_fill(group.span, group.write, retry);
   assembler_.jcc(Cond::kB, declined);
   const bool saved = flags_ == Flags::kSaved;

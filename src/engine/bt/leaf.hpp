@@ -10,7 +10,19 @@
 
 namespace vert::bt {
 
+/// What a walk of the page tables found, for accesses of one privilege.
+struct PageView {
+  u64 page = 0;        // guest-physical, of 4 KiB
+  unsigned shift = 0;  // log2 of the size of the guest's page
+  u8* host = nullptr;  // where `page` lies; null: not RAM
+  bool readable = false;
+  bool writable = false;  // marks (GuestMemory) left aside
+};
+
 extern "C" {
+
+/// Looks where `address` leads; false if nowhere. Sets no A or D bits: where one is missing, so is the right.
+bool leaf_look_up(const Context* context, u64 address, u32 privilege, PageView* view);
 
 /// Walks the guest's page tables for `address` and fills the slot of Context::tlb[privilege]; `write` asks
 /// for its write half, which is filled too whenever it may be. Sets no A or D bits: declines where one is

@@ -165,6 +165,18 @@ void note_fill(Context& context, const Mapping& mapping, u64 address, unsigned b
 
 }  // namespace
 
+extern "C" bool leaf_look_up(const Context* context, u64 address, u32 privilege, PageView* view) {
+  const auto as = static_cast<cpu::Privilege>(privilege);
+  Mapping mapping;
+  if (!walk(*context, address, mapping)) return false;
+  view->page = mapping.page;
+  view->shift = mapping.shift;
+  view->host = ram_at(*context, mapping.page);
+  view->readable = readable(*context->state, mapping, as);
+  view->writable = view->readable && writable(*context->state, mapping, as);
+  return true;
+}
+
 extern "C" bool leaf_fill_tlb(Context* context, u64 address, u32 write, u32 privilege) {
   const cpu::CpuState& state = *context->state;
   const auto as = static_cast<cpu::Privilege>(privilege);

@@ -23,29 +23,41 @@ namespace {
 constexpr std::size_t kCacheSize = 32 * 1024 * 1024;
 /// How many instructions the fallback engine runs where generated code cannot run at all.
 constexpr u64 kForeignSteps = 64;
+constexpr u64 kCr3Keeps = u64{1} << 63;  // in the source of MOV to CR3: no translation is forgotten
+constexpr auto kUserMode = static_cast<unsigned>(cpu::Privilege::kUser);
 constexpr u64 kSplitFlags = kArithmeticFlags | rflags::IF | rflags::DF;
+
+Windows::Policy window_policy(const cpu::VcpuContext& vcpu) {
+  auto policy = Windows::usual_policy(vcpu.topology.vcpu_count);
+  if (vcpu.aids.windows_at_once) policy.open_after = 0;
+  return policy;
+}
 
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> Runtime::create(const cpu::VcpuContext& vcpu,
                                                  std::unique_ptr<cpu::FallbackEngine> fallback) {
+  VERT_ASSIGN(auto context, ContextMemory::create());
   VERT_ASSIGN(auto cache, CodeCache::create(kCacheSize));
   VERT_ASSIGN(auto supervisor_returns, ReturnStack::create());
   VERT_ASSIGN(auto user_returns, ReturnStack::create());
-  std::unique_ptr<Runtime> runtime(new Runtime(vcpu, std::move(fallback), std::move(cache),
-                                               std::move(supervisor_returns), std::move(user_returns)));
+  std::unique_ptr<Runtime> runtime(new Runtime(vcpu, std::move(fallback), std::move(context),
+                                               std::move(cache), std::move(supervisor_returns),
+                                               std::move(user_returns)));
   VERT_TRY(runtime->start_aids());
   return runtime;
 }
 
-Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,
-                 ReturnStack supervisor_returns, ReturnStack user_returns)
+Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback,
+                 ContextMemory context, CodeCache cache, ReturnStack supervisor_returns,
+                 ReturnStack user_returns)
     : vcpu_(vcpu),
       fallback_(std::move(fallback)),
       cache_(std::move(cache)),
       supervisor_returns_(std::move(supervisor_returns)),
       user_returns_(std::move(user_returns)),
-      context_(std::make_unique<Context>()),
+      context_(std::move(context)),
+      windows_(context_, *vcpu_.memory, window_policy(vcpu_)),
       thunks_(make_thunks(cache_, &Runtime::prepare_fpu)),
       first_code_(cache_.position()),
       emitter_(thunks_) {
@@ -72,6 +84,7 @@ void Runtime::attach(cpu::CpuState& state) {
   context_->state = &state;
   context_->fpu_in_image = 0;
   flush_all(*context_);
+  windows_.flush_all(state.cr3);
   fallback_->state_changed();
   epoch_ = fallback_->translation_epoch();
 }
@@ -114,15 +127,17 @@ void Runtime::import_state() {
 /// prediction: its code was made under the old ones.
 void Runtime::follow_controls() {
   const Controls now{state_->cr0, state_->cr4, state_->xcr0, budget_ != cpu::kNoBudget};
-  if (now == controls_) return;
+  const bool changed = now != controls_;
+  if (!changed && modes_[kUserMode].windows == windows_.open()) return;
   controls_ = now;
   for (unsigned i = 0; i < kPrivileges; ++i) {
     modes_[i] = mode_for(*state_, static_cast<cpu::Privilege>(i));
     modes_[i].counted = now.counted;
+    modes_[i].windows = i == kUserMode && windows_.open();
     context_->salts[i] = static_cast<u64>(modes_[i].salt());
     context_->return_unbiases[i] = 0 - static_cast<u64>(modes_[i].return_bias());
   }
-  empty_return_stacks();
+  if (changed) empty_return_stacks();
 }
 
 /// And back, with the FPU's state.
@@ -168,6 +183,7 @@ ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
   if (state_ != &state) attach(state);
   budget_ = budget;
   executed_ = 0;
+  windows_.pause();
   std::optional<ExitInfo> info;
   while (!info) info = must_step() ? step(translatable(*state_) ? 1 : std::min(left(), kForeignSteps)) : go();
   export_state();
@@ -190,7 +206,10 @@ bool Runtime::must_step() {
       context.held = 1;
     }
     if (state_->nmi_blocked) deliverable &= ~VcpuEvents::kNmi;
-    if (deliverable != 0) return true;
+    if (deliverable != 0) {
+      if (state_->cpl == 3) windows_.look();
+      return true;
+    }
   }
   return !translatable(*state_);
 }
@@ -211,12 +230,16 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
     epoch_ = epoch;
     const bool only_cr3 =
         before.cr0 == state_->cr0 && before.cr4 == state_->cr4 && before.efer == state_->efer;
-    if (effect == Effect::kAddressSpace && only_cr3)
+    if (effect == Effect::kAddressSpace && only_cr3) {
       flush_address_space(*context_);
-    else if (effect == Effect::kPage && only_cr3 && before.cr3 == state_->cr3)
+      windows_.load_cr3(state_->cr3, (context_->call_target & kCr3Keeps) != 0);
+    } else if (effect == Effect::kPage && only_cr3 && before.cr3 == state_->cr3) {
       flush_page(*context_, context_->call_target);
-    else
+      windows_.flush_page(context_->call_target);
+    } else {
       flush_all(*context_);
+      windows_.flush_all(state_->cr3);
+    }
   }
   if (info.reason == Exit::kBudget) return std::nullopt;
   return info;

@@ -23,6 +23,7 @@
 #include "engine/bt/sampler.hpp"
 #include "engine/bt/statistics.hpp"
 #include "engine/bt/thunks.hpp"
+#include "engine/bt/windows.hpp"
 #include "memory/guest_memory.hpp"
 
 namespace vert::bt {
@@ -35,12 +36,14 @@ class Runtime final : private memory::CodeWatcher {
 
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget);
   void state_changed();
-  [[nodiscard]] std::vector<cpu::CounterGroup> counters() const { return describe(statistics_, *context_); }
+  [[nodiscard]] std::vector<cpu::CounterGroup> counters() const {
+    return describe(statistics_, *context_, windows_.counts());
+  }
   [[nodiscard]] cpu::SampleReport samples() const;
 
  private:
-  Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, CodeCache cache,
-          ReturnStack supervisor_returns, ReturnStack user_returns);
+  Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, ContextMemory context,
+          CodeCache cache, ReturnStack supervisor_returns, ReturnStack user_returns);
 
   // runtime.cpp: the loop.
   void attach(cpu::CpuState& state);
@@ -82,6 +85,7 @@ class Runtime final : private memory::CodeWatcher {
   void drop_writable(memory::Frame frame) override;
   void drop_all_writable() override;
   void request_drop(std::optional<memory::Frame> frame);
+  void drop(std::optional<memory::Frame> frame);
   [[nodiscard]] bool enter(const u8* code);
   void settle_requests();
 
@@ -94,7 +98,8 @@ class Runtime final : private memory::CodeWatcher {
   CodeCache cache_;
   ReturnStack supervisor_returns_;
   ReturnStack user_returns_;
-  std::unique_ptr<Context> context_;
+  ContextMemory context_;
+  Windows windows_;
   Thunks thunks_;
   u32 first_code_ = 0;  // where the thunks end
   Emitter emitter_;

@@ -21,6 +21,7 @@ constexpr std::size_t kMaxInsn = 15;
 Mode Runtime::mode() const {
   Mode mode = modes_[context_->privilege];
   mode.code32 = code32_;
+  mode.windows = mode.windows && !code32_;
   return mode;
 }
 
@@ -178,8 +179,9 @@ void Runtime::forget_all_code() {
   if (sampler_) sampler_->cache_emptied();
   store_.clear();
   cache_.rewind(first_code_);
-  // No RIP has this key at this index: bit 2 of RIP, bit 0 of the index, differs.
-  for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ 1U} << 2);
+  // No RIP has this key at this index: a salt is less than half the index's range.
+  static_assert(1U << Mode::kSaltBits == kJumps / 2);
+  for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ kJumps / 2} << 2);
   empty_return_stacks();
   for (auto& tokens : context_->code_tokens)
     for (auto& token : tokens) token.store(0, std::memory_order_relaxed);

@@ -49,6 +49,10 @@ bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
     registers[REG_RSP] = static_cast<greg_t>(stack.empty(cache_.code(thunks_.return_empty)));
     return true;
   }
+  constexpr greg_t kWrite = 2;  // in the error code of a page fault
+  if (signal == SIGSEGV &&
+      windows_.fault(address, (registers[REG_ERR] & kWrite) != 0) == Windows::Fault::kFilled)
+    return true;
   const u32 offset = cache_.offset_of(pc);
   const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
   if (mark == store_.marks.end() || mark->offset != offset) return false;

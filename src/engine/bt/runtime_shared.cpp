@@ -26,12 +26,20 @@ void Runtime::code_written(memory::Frame frame) {
 void Runtime::drop_writable(memory::Frame frame) { request_drop(frame); }
 void Runtime::drop_all_writable() { request_drop(std::nullopt); }
 
+/// On the owner's thread.
+void Runtime::drop(std::optional<memory::Frame> frame) {
+  if (frame) {
+    bt::drop_writable(*context_, *frame);
+    windows_.drop_writable(*frame);
+  } else {
+    bt::drop_all_writable(*context_);
+    windows_.drop_all_writable();
+  }
+}
+
 void Runtime::request_drop(std::optional<memory::Frame> frame) {
   if (owner_.load(std::memory_order_relaxed) == std::this_thread::get_id()) {
-    if (frame)
-      bt::drop_writable(*context_, *frame);
-    else
-      bt::drop_all_writable(*context_);
+    drop(frame);
     return;
   }
   u64 ticket = 0;
@@ -59,8 +67,8 @@ void Runtime::settle_requests() {
     taken.asked = requests_.asked;
     has_requests_.store(false, std::memory_order_seq_cst);
   }
-  if (taken.drop_all) bt::drop_all_writable(*context_);
-  for (const memory::Frame frame : taken.drops) bt::drop_writable(*context_, frame);
+  if (taken.drop_all) drop(std::nullopt);
+  for (const memory::Frame frame : taken.drops) drop(frame);
   for (const memory::Frame frame : taken.written) {
     store_.forget(frame, [&](const CodePage& page) {
       ++statistics_.pages_forgotten;

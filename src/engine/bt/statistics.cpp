@@ -66,7 +66,8 @@ CounterGroup fills(const Context& context) {
 
 }  // namespace
 
-std::vector<CounterGroup> describe(const Statistics& statistics, const Context& context) {
+std::vector<CounterGroup> describe(const Statistics& statistics, const Context& context,
+                                   const Windows::Counts& windows) {
   std::vector<CounterGroup> groups;
   groups.push_back({"translation",
                     false,
@@ -85,6 +86,13 @@ std::vector<CounterGroup> describe(const Statistics& statistics, const Context& 
   groups.push_back(
       by_class("instructions declined (memory, or state, that fast paths leave out)", statistics.declined));
   groups.push_back(fills(context));
+  groups.push_back({"windows",
+                    false,
+                    {{"address spaces that got them", windows.opened},
+                     {"and lost them again", windows.closed},
+                     {"faults", windows.faults},
+                     {"pages shown", windows.pages},
+                     {"microseconds for faults", windows.ns / 1000}}});
   std::erase_if(groups, [](const CounterGroup& group) { return group.counters.empty(); });
   return groups;
 }

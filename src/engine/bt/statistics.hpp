@@ -7,6 +7,7 @@
 
 #include "cpu/engine_report.hpp"
 #include "engine/bt/emitter.hpp"
+#include "engine/bt/windows.hpp"
 
 namespace vert::bt {
 
@@ -30,6 +31,7 @@ struct Statistics {
   }
 };
 
-[[nodiscard]] std::vector<cpu::CounterGroup> describe(const Statistics& statistics, const Context& context);
+[[nodiscard]] std::vector<cpu::CounterGroup> describe(const Statistics& statistics, const Context& context,
+                                                      const Windows::Counts& windows);
 
 }  // namespace vert::bt
