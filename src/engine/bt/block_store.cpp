@@ -6,6 +6,7 @@ void BlockStore::clear() {
   pages_.clear();
   page_index_.clear();
   frames_.clear();
+  spaces_.clear();
   block_index_.clear();
   blocks_.clear();
   marks.clear();
@@ -13,16 +14,17 @@ void BlockStore::clear() {
   exits[kTransferredExit] = {.kind = ExitKind::kIndirect};
 }
 
-u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user) {
-  const PageKey key{linear, host, user};
+u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user, CodeSpace space) {
+  const PageKey key{linear, host, user, space};
   const auto [place, added] = page_index_.try_emplace(key, static_cast<u32>(pages_.size()));
   if (!added) return place->second;
   // Tokens are not used again: code of a page that was forgotten must not be taken for another's. They fit a
   // positive immediate; a guest that makes two thousand million pages of code first fills the cache, and
   // clears this, many times.
   next_token_ = next_token_ == 0x7FFFFFFF ? 1 : next_token_ + 1;
-  pages_.push_back({linear, host, frame, user, next_token_, {}});
+  pages_.push_back({linear, host, frame, user, space, next_token_, {}});
   frames_[frame].push_back(place->second);
+  if (space != kNoSpace) spaces_[space][linear] = place->second;
   return place->second;
 }
 
@@ -39,16 +41,39 @@ Block& BlockStore::add(const Block& block) {
   return blocks_.emplace_back(block);
 }
 
-void BlockStore::forget_page(u32 index) {
+std::vector<u32> BlockStore::pages_of(memory::Frame frame) const {
+  const auto found = frames_.find(frame);
+  return found == frames_.end() ? std::vector<u32>() : found->second;
+}
+
+std::optional<u32> BlockStore::page_at(CodeSpace space, u64 linear) const {
+  const auto pages = spaces_.find(space);
+  if (pages == spaces_.end()) return std::nullopt;
+  const auto found = pages->second.find(linear);
+  return found == pages->second.end() ? std::nullopt : std::optional(found->second);
+}
+
+std::vector<u32> BlockStore::pages_in(CodeSpace space) const {
+  std::vector<u32> all;
+  const auto pages = spaces_.find(space);
+  if (pages == spaces_.end()) return all;
+  all.reserve(pages->second.size());
+  for (const auto& [linear, index] : pages->second) all.push_back(index);
+  return all;
+}
+
+/// Takes a page without blocks off all lists.
+void BlockStore::unlist(u32 index) {
   CodePage& page = pages_[index];
-  for (const u64 key : page.blocks) {
-    const auto found = block_index_.find(key);
-    if (found == block_index_.end()) continue;  // went with its other page
-    blocks_[found->second].dead = true;
-    block_index_.erase(found);
-  }
   page.blocks.clear();
-  page_index_.erase({page.linear, page.host, page.user});
+  page_index_.erase({page.linear, page.host, page.user, page.space});
+  const auto frame = frames_.find(page.frame);
+  if (frame != frames_.end() && std::erase(frame->second, index) != 0 && frame->second.empty())
+    frames_.erase(frame);
+  const auto pages = spaces_.find(page.space);
+  if (pages == spaces_.end()) return;
+  const auto found = pages->second.find(page.linear);
+  if (found != pages->second.end() && found->second == index) pages->second.erase(found);
 }
 
 }  // namespace vert::bt

@@ -46,7 +46,8 @@ Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, s
     const auto rip_offset = static_cast<u16>(insn(mark.insn).rip - request_->rip);
     marks.push_back({base + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved});
   }
-  return {base, assembler_.placed(base, inner_), assembler_.placed(base, fpu_entry_)};
+  return {base, assembler_.placed(base, inner_), assembler_.placed(base, fpu_entry_),
+          assembler_.placed(base, stale_)};
 }
 
 /// Leaves the flags alone: whatever code this leads to on a mismatch may need them.
@@ -69,12 +70,12 @@ std::size_t Emitter::token_offset(u64 linear) const {
 
 /// Compares the page's token, and in counted mode the budget; both leave all state as it is.
 void Emitter::entry() {
-  const Label stale = assembler_.make_label();
-  check_token(request_->rip, request_->token, stale);
+  stale_ = assembler_.make_label();
+  check_token(request_->rip, request_->token, stale_);
   inner_ = assembler_.here();
-  if (request_->second_token != 0) check_token(request_->rip + kPageSize, request_->second_token, stale);
+  if (request_->second_token != 0) check_token(request_->rip + kPageSize, request_->second_token, stale_);
   assembler_.use_cold();
-  assembler_.bind(stale);
+  assembler_.bind(stale_);
   leave(add_exit({.kind = ExitKind::kLookup, .rip = request_->rip}));
   assembler_.use_hot();
   if (!request_->mode.counted) return;

@@ -81,6 +81,7 @@ class Emitter {
     u32 token = 0;
     u32 block = 0;
     u32 second_token = 0;  // of the page that the block's one instruction runs into; 0: it does not
+    bool trusted = false;  // its page belongs to a CodeSpace
   };
   /// Makes the code. Exits are appended to `exits`, with their sites still to come; `request` stays until
   /// place().
@@ -92,6 +93,7 @@ class Emitter {
     u32 checked_entry = 0;
     u32 inner_entry = 0;
     u32 fpu_entry = 0;  // for jumps from the same page with the vector registers loaded
+    u32 stale_exit = 0;
   };
   Placed place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks);
 
@@ -202,6 +204,7 @@ class Emitter {
   std::vector<CodeExit>* exits_ = nullptr;
   Label inner_;
   Label fpu_entry_;
+  Label stale_;
   bool fpu_checked_ = false;
   Flags flags_ = Flags::kHost;
   int group_ = -1;  // the one whose difference is in kDelta

@@ -67,13 +67,20 @@ void Emitter::landing(unsigned i) {
   fpu_checked_ = false;  // whoever was called may have left the vector registers to the host
   const Label expected = assembler_.make_label();
   const u64 passed = address + static_cast<u64>(request_->mode.return_bias());
-  // One sum tells that the address is the call's and that this page is still mapped here: tokens lie in the
-  // upper half.
   assembler_.mov(kScratch, kRcx);
-  assembler_.mov_imm(kRcx, 0 - passed - (u64{request_->token} << 32));
-  assembler_.load(kDelta, field(token_offset(request_->rip)));
-  assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
-  assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
+  if (request_->trusted && fits32(0 - passed)) {
+    assembler_.lea(kRcx, {.base = kAddress, .displacement = -static_cast<i32>(passed)});
+  } else if (request_->trusted) {
+    assembler_.mov_imm(kRcx, 0 - passed);
+    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
+  } else {
+    // One sum tells that the address is the call's and that this page is still mapped here: tokens lie in the
+    // upper half.
+    assembler_.mov_imm(kRcx, 0 - passed - (u64{request_->token} << 32));
+    assembler_.load(kDelta, field(token_offset(request_->rip)));
+    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
+    assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
+  }
   assembler_.jrcxz(expected);
   assembler_.mov(kRcx, kScratch);
   assembler_.jmp_out(thunks_.return_miss);

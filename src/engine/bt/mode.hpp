@@ -24,27 +24,33 @@ struct Mode {
   bool smap = false;        // CR4.SMAP
   bool counted = false;     // instructions are counted against Context::budget
   bool windows = false;     // CPL 3 in 64-bit mode: accesses go through windows (windows.hpp), without checks
+  u8 space_slot = 0;        // of the address space that has the windows, below kSpaceSlots; else 0
   bool unshared = false;    // each access checks for itself: for blocks whose shared checks meet page ends
 
   [[nodiscard]] bool user() const { return privilege == cpu::Privilege::kUser; }
   [[nodiscard]] x86::CodeSize code_size() const { return code32 ? x86::CodeSize::k32 : x86::CodeSize::k64; }
-  [[nodiscard]] u16 key() const { return static_cast<u16>(fields() | (unshared ? 1 << kSaltBits : 0)); }
+  [[nodiscard]] u16 key() const {
+    return static_cast<u16>(usual() | (time_stamp ? 0x80 : 0) | (fs_gs_base ? 0x100 : 0) |
+                            (smap ? 0x200 : 0) | (counted ? 0x400 : 0) | (unshared ? 0x800 : 0));
+  }
   /// What is added to a RIP to make its key in the table of indirect branches. Salts differ in bits that
-  /// index the table, so no two keys of different modes are the same at one index.
-  [[nodiscard]] i32 salt() const { return fields() << 2; }
+  /// index the table, so no two keys of different modes are the same at one index. What a salt leaves out
+  /// changes seldom: the table is emptied then (Runtime::follow_controls).
+  [[nodiscard]] i32 salt() const { return (usual() | space_slot << 7) << 2; }
   static constexpr unsigned kSaltBits = 11;
+  static constexpr unsigned kSpaceSlots = 16;
   /// What a return adds to the address that it passes to where it lands: code of the less usual modes must
   /// not land in the others'.
   [[nodiscard]] i32 return_bias() const {
     const bool open = smap && privilege == cpu::Privilege::kSupervisor;
-    return (code32 ? 1 << 28 : 0) + (open ? 1 << 29 : 0) + (windows ? 1 << 30 : 0);
+    const bool checked = user() && !windows;
+    return (code32 ? 1 << 28 : 0) + (open ? 1 << 29 : 0) + (checked ? 1 << 30 : 0);
   }
 
  private:
-  [[nodiscard]] int fields() const {
+  [[nodiscard]] int usual() const {
     constexpr int kWindows = 3;  // in the place of the privilege: it is the user's
-    return (code32 ? 1 : 0) | (windows ? kWindows : static_cast<int>(privilege)) << 1 | fpu << 3 |
-           (time_stamp ? 0x80 : 0) | (fs_gs_base ? 0x100 : 0) | (smap ? 0x200 : 0) | (counted ? 0x400 : 0);
+    return (code32 ? 1 : 0) | (windows ? kWindows : static_cast<int>(privilege)) << 1 | fpu << 3;
   }
 };
 

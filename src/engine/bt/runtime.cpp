@@ -23,7 +23,6 @@ namespace {
 constexpr std::size_t kCacheSize = 32 * 1024 * 1024;
 /// How many instructions the fallback engine runs where generated code cannot run at all.
 constexpr u64 kForeignSteps = 64;
-constexpr u64 kCr3Keeps = u64{1} << 63;  // in the source of MOV to CR3: no translation is forgotten
 constexpr auto kUserMode = static_cast<unsigned>(cpu::Privilege::kUser);
 constexpr u64 kSplitFlags = kArithmeticFlags | rflags::IF | rflags::DF;
 
@@ -60,7 +59,8 @@ Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngi
       windows_(context_, *vcpu_.memory, window_policy(vcpu_)),
       thunks_(make_thunks(cache_, &Runtime::prepare_fpu)),
       first_code_(cache_.position()),
-      emitter_(thunks_) {
+      emitter_(thunks_),
+      code_writes_(vcpu_.memory->frame_count()) {
   context_->owner = this;
   init(*context_, vcpu_);
   forget_all_code();
@@ -83,8 +83,8 @@ void Runtime::attach(cpu::CpuState& state) {
   state_ = &state;
   context_->state = &state;
   context_->fpu_in_image = 0;
-  flush_all(*context_);
-  windows_.flush_all(state.cr3);
+  bt::flush_all(*context_);
+  flush_shared();
   fallback_->state_changed();
   epoch_ = fallback_->translation_epoch();
 }
@@ -128,16 +128,20 @@ void Runtime::import_state() {
 void Runtime::follow_controls() {
   const Controls now{state_->cr0, state_->cr4, state_->xcr0, budget_ != cpu::kNoBudget};
   const bool changed = now != controls_;
-  if (!changed && modes_[kUserMode].windows == windows_.open()) return;
+  const auto slot = static_cast<u8>(windows_.slot());
+  if (!changed && modes_[kUserMode].space_slot == slot) return;
   controls_ = now;
   for (unsigned i = 0; i < kPrivileges; ++i) {
     modes_[i] = mode_for(*state_, static_cast<cpu::Privilege>(i));
     modes_[i].counted = now.counted;
-    modes_[i].windows = i == kUserMode && windows_.open();
+    modes_[i].windows = i == kUserMode && slot != 0;
+    modes_[i].space_slot = i == kUserMode ? slot : 0;
     context_->salts[i] = static_cast<u64>(modes_[i].salt());
     context_->return_unbiases[i] = 0 - static_cast<u64>(modes_[i].return_bias());
   }
-  if (changed) empty_return_stacks();
+  if (!changed) return;
+  forget_jumps();
+  empty_return_stacks();
 }
 
 /// And back, with the FPU's state.
@@ -208,6 +212,7 @@ bool Runtime::must_step() {
     if (state_->nmi_blocked) deliverable &= ~VcpuEvents::kNmi;
     if (deliverable != 0) {
       if (state_->cpl == 3) windows_.look();
+      follow_spaces();
       return true;
     }
   }
@@ -231,14 +236,12 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
     const bool only_cr3 =
         before.cr0 == state_->cr0 && before.cr4 == state_->cr4 && before.efer == state_->efer;
     if (effect == Effect::kAddressSpace && only_cr3) {
-      flush_address_space(*context_);
-      windows_.load_cr3(state_->cr3, (context_->call_target & kCr3Keeps) != 0);
+      load_cr3();
     } else if (effect == Effect::kPage && only_cr3 && before.cr3 == state_->cr3) {
-      flush_page(*context_, context_->call_target);
-      windows_.flush_page(context_->call_target);
+      flush_page(context_->call_target);
     } else {
-      flush_all(*context_);
-      windows_.flush_all(state_->cr3);
+      bt::flush_all(*context_);
+      flush_shared();
     }
   }
   if (info.reason == Exit::kBudget) return std::nullopt;

@@ -72,8 +72,21 @@ class Runtime final : private memory::CodeWatcher {
   [[nodiscard]] const u8* follow_lookup(u32 exit_index);
   void remember_jump(const Block& block);
   void forget_all_code();
+  void forget_jumps();
   void lead_on(u32 from, u32 to);
   void empty_return_stacks();
+
+  // runtime_spaces.cpp: changes of address translation.
+  void load_cr3();
+  void flush_page(u64 address);
+  void flush_shared();
+  void follow_spaces();
+  void verify(CodeSpace space);
+  void verify_page(u32 index);
+  [[nodiscard]] CodeSpace space_of(u64 linear, memory::Frame frame, const cpu::Translation& translation,
+                                   CodeSpace user);
+  void forget_page(u32 index);
+  void cut(const Block& block);
 
   // runtime_fault.cpp: faults of the host in generated code.
   static bool on_fault(int signal, const siginfo_t& info, ucontext_t& host);
@@ -105,6 +118,8 @@ class Runtime final : private memory::CodeWatcher {
   Emitter emitter_;
   BlockPlan plan_;
   BlockStore store_;
+  std::vector<u8> code_writes_;        // by frame: how often its code was written, up to 255
+  CodeSpace return_space_ = kNoSpace;  // whose calls may be in the user's return stack
   Statistics statistics_;
   std::optional<PerfMap> perf_map_;
   std::unique_ptr<Sampler> sampler_;

@@ -36,7 +36,13 @@ std::optional<Runtime::Fetched> Runtime::fetch(u64 linear, const Mode& mode) {
     return std::nullopt;
   const u8* host = vcpu_.memory->host(translation.page, kPageSize);
   if (host == nullptr) return std::nullopt;
-  const u32 page = store_.page(linear & ~kPageOffsetMask, host, vcpu_.memory->frame_of(host), mode.user());
+  const u64 first = linear & ~kPageOffsetMask;
+  const memory::Frame frame = vcpu_.memory->frame_of(host);
+  const CodeSpace space = space_of(first, frame, translation, mode.windows ? windows_.space() : kNoSpace);
+  // The guest may have changed its tables without a word: what nobody vouches for any more must go.
+  const auto before = store_.page_at(space, first);
+  if (before && store_.page(*before).host != host) forget_page(*before);
+  const u32 page = store_.page(first, host, frame, mode.user(), space);
   return Fetched{page, translation.global && (state_->cr4 & cr4::PGE) != 0};
 }
 
@@ -70,7 +76,7 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   if (cache_.room() < kRoomForBlock) {
     const CodePage page = store_.page(page_index);
     forget_all_code();
-    page_index = store_.page(page.linear, page.host, page.frame, page.user);
+    page_index = store_.page(page.linear, page.host, page.frame, page.user, page.space);
   }
   vcpu_.memory->watch_code(store_.page(page_index).frame);
   // A copy: the guest may change its memory meanwhile.
@@ -85,7 +91,8 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   const u32 index = store_.next_block();
   const u32 token = store_.page(page_index).token;
   const u32 second_token = second_page == Block::kNoPage ? 0 : store_.page(second_page).token;
-  const Emitter::Request request{plan_, mode, rip, token, index, second_token};
+  const bool trusted = store_.page(page_index).space != kNoSpace;
+  const Emitter::Request request{plan_, mode, rip, token, index, second_token, trusted};
   emitter_.emit(request, store_.exits);
   const u32 base = cache_.position();
   VERT_CHECK(emitter_.size() <= kRoomForBlock);
@@ -101,6 +108,7 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
                                .checked_entry = placed.checked_entry,
                                .inner_entry = placed.inner_entry,
                                .fpu_entry = placed.fpu_entry,
+                               .stale_exit = placed.stale_exit,
                                .insn_count = static_cast<u16>(plan_.count)}));
 }
 
@@ -127,16 +135,18 @@ const u8* Runtime::code_at(u64 rip) {
 
 const u8* Runtime::follow_link(u32 exit_index) {
   const CodeExit exit = store_.exits[exit_index];
-  const u32 source_token = store_.block(exit.block).token;
+  const CodePage source = store_.page(store_.block(exit.block).page);
   Mode target_mode = mode();
   target_mode.unshared = exit.unshared;
   const u64 flushes = statistics_.cache_flushes;
   const Block* target = find(exit.rip, target_mode);
   if (target == nullptr) return nullptr;
   if (flushes == statistics_.cache_flushes) {
-    const bool same_page = target->token == source_token;
+    const CodePage& page = store_.page(target->page);
+    const bool no_look = page.token == source.token || page.space == kKernelSpace ||
+                         (page.space != kNoSpace && page.space == source.space);
     const u32 near_entry = exit.fpu_loaded ? target->fpu_entry : target->inner_entry;
-    cache_.patch(exit.site, same_page ? near_entry : target->checked_entry);
+    cache_.patch(exit.site, no_look ? near_entry : target->checked_entry);
   }
   return cache_.code(target->inner_entry);
 }
@@ -153,7 +163,9 @@ const u8* Runtime::follow_lookup(u32 exit_index) {
     if (stale.dead) {
       // Whoever still leads to the dead block is led on.
       lead_on(stale.checked_entry, target->checked_entry);
-      if (stale.second_page != Block::kNoPage) lead_on(stale.inner_entry, target->checked_entry);
+      const bool trusted = store_.page(stale.page).space != kNoSpace;
+      if (trusted || stale.second_page != Block::kNoPage) lead_on(stale.inner_entry, target->checked_entry);
+      if (trusted && stale.fpu_entry != stale.inner_entry) lead_on(stale.fpu_entry, target->checked_entry);
     }
     if (target != &stale && !wanted.unshared) remember_jump(*target);
   }
@@ -170,7 +182,8 @@ void Runtime::lead_on(u32 from, u32 to) {
 void Runtime::remember_jump(const Block& block) {
   const unsigned index = jump_index(block.rip);
   context_->jump_keys[index] = 0 - (block.rip + static_cast<u64>(static_cast<i64>(block.mode.salt())));
-  context_->jump_code[index] = cache_.code(block.checked_entry);
+  const bool trusted = store_.page(block.page).space != kNoSpace;
+  context_->jump_code[index] = cache_.code(trusted ? block.inner_entry : block.checked_entry);
 }
 
 void Runtime::forget_all_code() {
@@ -179,12 +192,16 @@ void Runtime::forget_all_code() {
   if (sampler_) sampler_->cache_emptied();
   store_.clear();
   cache_.rewind(first_code_);
-  // No RIP has this key at this index: a salt is less than half the index's range.
-  static_assert(1U << Mode::kSaltBits == kJumps / 2);
-  for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ kJumps / 2} << 2);
+  forget_jumps();
   empty_return_stacks();
   for (auto& tokens : context_->code_tokens)
     for (auto& token : tokens) token.store(0, std::memory_order_relaxed);
+}
+
+void Runtime::forget_jumps() {
+  // No RIP has this key at this index: a salt is less than half the index's range.
+  static_assert(1U << Mode::kSaltBits == kJumps / 2);
+  for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ kJumps / 2} << 2);
 }
 
 void Runtime::empty_return_stacks() {

@@ -70,12 +70,8 @@ void Runtime::settle_requests() {
   if (taken.drop_all) drop(std::nullopt);
   for (const memory::Frame frame : taken.drops) drop(frame);
   for (const memory::Frame frame : taken.written) {
-    store_.forget(frame, [&](const CodePage& page) {
-      ++statistics_.pages_forgotten;
-      auto& token = context_->code_tokens[page.user ? 1 : 0][token_slot(page.linear)];
-      if (token.load(std::memory_order_relaxed) >> 32 == page.token)
-        token.store(0, std::memory_order_relaxed);
-    });
+    if (code_writes_[frame] != 0xFF) ++code_writes_[frame];
+    for (const u32 page : store_.pages_of(frame)) forget_page(page);
   }
   settled_.store(taken.asked, std::memory_order_release);
 }

@@ -89,11 +89,21 @@ void flush_address_space(Context& context) {
   flush_tokens_of_address_space(context);
 }
 
-void flush_page(Context& context, u64 address) {
+bool flush_page(Context& context, u64 address) {
   const u64 linear = context.state->long_mode() ? address : address & 0xFFFF'FFFF;
-  if (may_be_large(context, linear)) return flush_all(context);
+  if (may_be_large(context, linear)) {
+    flush_all(context);
+    return false;
+  }
   for (TlbBank& bank : context.tlb) invalidate(bank, tlb_index(linear));
   for (auto& tokens : context.code_tokens) tokens[token_slot(linear)].store(0, std::memory_order_relaxed);
+  return true;
+}
+
+void note_large_page(Context& context, u64 address, u64 page_size) {
+  if (page_size == kPageSize) return;
+  const LargePagePlace place = large_page_place(address, page_size > u64{1} << 22);
+  context.large_pages[place.set][place.slot / 64] |= u64{1} << (place.slot % 64);
 }
 
 void set_token(Context& context, bool user, u64 linear, u32 token, bool global) {

@@ -14,8 +14,11 @@ void init(Context& context, const cpu::VcpuContext& vcpu);
 void flush_all(Context& context);
 /// MOV to CR3: all but global pages (SDM 3A, 4.10.4.1).
 void flush_address_space(Context& context);
-/// INVLPG: the page, of whatever size, that holds `address`.
-void flush_page(Context& context, u64 address);
+/// INVLPG: the page, of whatever size, that holds `address`. False if it may be a large one: then all goes.
+bool flush_page(Context& context, u64 address);
+
+/// A large page holds `address`: flush_page() shall know.
+void note_large_page(Context& context, u64 address, u64 page_size);
 
 /// The token of the code page at `linear`; `global` as its translation has it.
 void set_token(Context& context, bool user, u64 linear, u32 token, bool global);

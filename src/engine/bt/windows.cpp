@@ -147,10 +147,20 @@ void Windows::flush_page(u64 address) {
     if (!space.shown.empty()) forget(space, address & ~kPageOffsetMask);
 }
 
+std::vector<CodeSpace> Windows::spaces() const {
+  std::vector<CodeSpace> numbers;
+  for (const Space& space : spaces_)
+    if (space.open) numbers.push_back(space.number);
+  return numbers;
+}
+
+bool Windows::take_flushed() { return open() && std::exchange(current_->flushed, false); }
+
 void Windows::open(Space& space) {
   widen(space);
   if (space.windows.empty()) return;
   space.open = true;
+  space.number = next_number_++;
   space.run = 0;
   space.cost = 0;
   publish(space, current_ == &space);
@@ -161,7 +171,9 @@ void Windows::open(Space& space) {
 void Windows::leave(Space& space) {
   clear(space);
   if (current_ == &space) publish(space, false);
+  if (space.open) ended_.push_back(space.number);
   space.open = false;
+  space.flushed = false;
   space.run = 0;
   space.cost = 0;
 }
@@ -221,6 +233,7 @@ void Windows::note_writable(memory::Frame first, u32 pages) {
 /// Nothing is shown any more.
 void Windows::clear(Space& space) {
   space.inseparable = false;
+  space.flushed = true;
   if (space.shown.empty()) return;
   const u64 begin = now_ns();
   pages_ -= static_cast<unsigned>(space.shown.size());

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/fd.hpp"
+#include "engine/bt/block_store.hpp"
 #include "engine/bt/context_memory.hpp"
 #include "engine/bt/leaf.hpp"
 #include "memory/guest_memory.hpp"
@@ -43,6 +44,18 @@ class Windows {
 
   /// Whether code of CPL 3 in the present address space is to be translated for windows.
   [[nodiscard]] bool open() const { return current_ != nullptr && current_->open; }
+
+  /// Of the present address space, if it has windows: its number among those that had any, and its place
+  /// among those that have, which it keeps for as long as its number.
+  [[nodiscard]] CodeSpace space() const { return open() ? current_->number : kNoSpace; }
+  [[nodiscard]] unsigned slot() const {
+    return open() ? static_cast<unsigned>(current_ - spaces_.data()) + 1 : 0;
+  }
+  /// The numbers that are out of use since this was last asked.
+  [[nodiscard]] std::vector<CodeSpace> take_ended() { return std::exchange(ended_, {}); }
+  [[nodiscard]] std::vector<CodeSpace> spaces() const;
+  /// Whether translations of the present address space were forgotten as a whole since this was last asked.
+  [[nodiscard]] bool take_flushed();
 
   /// CR3 was loaded with `cr3`; `kept`: what was known of that PCID stays valid (SDM 3A, 4.10.4.1).
   void load_cr3(u64 cr3, bool kept);
@@ -83,8 +96,10 @@ class Windows {
   };
   struct Space {
     u64 cr3 = ~u64{0};
-    u64 used = 0;  // when it was last current
+    CodeSpace number = kNoSpace;  // while open
+    u64 used = 0;                 // when it was last current
     bool open = false;
+    bool flushed = false;
     bool inseparable = false;  // pieces of a page that is larger than they: they go together
     u64 run = 0;               // ns since it was last opened or closed
     u64 cost = 0;              // ns
@@ -93,6 +108,7 @@ class Windows {
     std::unordered_map<u64, Shown> shown;  // by the first linear address
   };
   static constexpr std::size_t kSpaces = 12;
+  static_assert(kSpaces < Mode::kSpaceSlots);
   static constexpr std::size_t kWindowsEach = 4;
   // Frames that may be writable in a window: yes too often, never too seldom.
   static constexpr unsigned kFilterBits = 1U << 15;
@@ -130,6 +146,8 @@ class Windows {
   std::array<Space, kSpaces> spaces_;
   Space* current_ = nullptr;
   std::bitset<kFilterBits> filter_;
+  std::vector<CodeSpace> ended_;
+  CodeSpace next_number_ = kFirstUserSpace;
   u64 uses_ = 0;
   u64 last_look_ = 0;
   unsigned pages_ = 0;
