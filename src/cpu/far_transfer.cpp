@@ -229,10 +229,10 @@ MaybeFault finish_return(const Cpu& cpu, const Return& to, Stack& stack) {
   u64 pointer = stack.pointer();
   unsigned width = stack.width();
   if (outer || to.pops_stack) {
-    u64 selector = 0;
-    if (auto fault = stack.pop(to.size, pointer)) return fault;
-    if (auto fault = stack.pop(to.size, selector)) return fault;
-    if (auto fault = read_return_stack(cpu, static_cast<u16>(selector), cpl, code, ss)) return fault;
+    u16 selector = 0;
+    if (auto fault = stack.peek_selector(to.size, selector)) return fault;
+    if (auto fault = stack.peek(0, to.size, pointer)) return fault;
+    if (auto fault = read_return_stack(cpu, selector, cpl, code, ss)) return fault;
     width = internal::stack_width(state, code, ss);
     if (outer) pointer += to.release;
   }
@@ -246,12 +246,20 @@ MaybeFault finish_return(const Cpu& cpu, const Return& to, Stack& stack) {
   return std::nullopt;
 }
 
-/// Pops RIP and CS.
+/// Pops RIP and CS. Processors read from the top down, and of selectors only two bytes: it shows in which
+/// fault comes, and in CR2.
 MaybeFault pop_target(Stack& stack, unsigned size, u64& rip, u16& cs) {
-  if (auto fault = stack.pop(size, rip)) return fault;
-  u64 selector = 0;
-  if (auto fault = stack.pop(size, selector)) return fault;
-  cs = static_cast<u16>(selector);
+  if (auto fault = stack.peek_selector(size, cs)) return fault;
+  if (auto fault = stack.peek(0, size, rip)) return fault;
+  stack.skip(u64{2} * size);
+  return std::nullopt;
+}
+
+/// Pops RIP, CS and RFLAGS, these first.
+MaybeFault pop_interrupted(Stack& stack, unsigned size, u64& rip, u16& cs, u64& flags) {
+  if (auto fault = stack.peek(u64{2} * size, size, flags)) return fault;
+  if (auto fault = pop_target(stack, size, rip, cs)) return fault;
+  stack.skip(size);
   return std::nullopt;
 }
 
@@ -289,8 +297,7 @@ MaybeFault iret_real(const Cpu& cpu, unsigned size) {
   u64 rip = 0;
   u16 cs = 0;
   u64 flags = 0;
-  if (auto fault = pop_target(stack, size, rip, cs)) return fault;
-  if (auto fault = stack.pop(size, flags)) return fault;
+  if (auto fault = pop_interrupted(stack, size, rip, cs, flags)) return fault;
   u64 mask = kLowFlags | (size > 2 ? kWidePlainFlags : 0);
   if (cpu.state.v86()) mask &= ~rflags::IOPL;
   if (auto fault = commit_real_return(cpu, rip, cs, stack)) return fault;
@@ -306,8 +313,7 @@ MaybeFault iret_virtual_if(const Cpu& cpu) {
   u64 rip = 0;
   u16 cs = 0;
   u64 flags = 0;
-  if (auto fault = pop_target(stack, 2, rip, cs)) return fault;
-  if (auto fault = stack.pop(2, flags)) return fault;
+  if (auto fault = pop_interrupted(stack, 2, rip, cs, flags)) return fault;
   const bool sets_if = (flags & rflags::IF) != 0;
   if ((flags & rflags::TF) != 0 || (sets_if && (state.rflags & rflags::VIP) != 0)) return Fault::gp();
   if (auto fault = commit_real_return(cpu, rip, cs, stack)) return fault;
@@ -357,8 +363,7 @@ MaybeFault iret_protected(const Cpu& cpu, unsigned size) {
   to.size = size;
   to.pops_stack = state.code64();
   u64 flags = 0;
-  if (auto fault = pop_target(stack, size, to.rip, to.cs)) return fault;
-  if (auto fault = stack.pop(size, flags)) return fault;
+  if (auto fault = pop_interrupted(stack, size, to.rip, to.cs, flags)) return fault;
   if ((flags & rflags::VM) != 0 && state.cpl == 0 && !state.long_mode())
     return iret_to_v86(cpu, to.rip, to.cs, flags, stack);
   const u64 mask = iret_mask(state, size);

@@ -69,6 +69,9 @@ struct Interruption {
 /// The stack-pointer width in bytes in force: 8, 4 or 2 (SS.B).
 [[nodiscard]] unsigned stack_width(const CpuState& state);
 
+/// Misaligned accesses to memory raise #AC (SDM 3A, 6.15, #AC).
+[[nodiscard]] bool checks_alignment(const CpuState& state);
+
 /// Linear address of [offset, offset + size) in a segment for an access of that kind, with limit, type and
 /// canonical checks: #GP(0), or #SS(0) for SS.
 [[nodiscard]] MaybeFault segment_address(const CpuState& state, x86::SegmentRegister reg, u64 offset,

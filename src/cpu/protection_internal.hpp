@@ -129,18 +129,23 @@ class Stack {
   /// Pushes all; the first one ends up at the highest address.
   [[nodiscard]] MaybeFault push_all(std::span<const u64> values, unsigned size);
   [[nodiscard]] MaybeFault pop(unsigned size, u64& value);
+  /// What lies `above` bytes above the top, which stays.
+  [[nodiscard]] MaybeFault peek(u64 above, unsigned size, u64& value) const;
+  [[nodiscard]] MaybeFault peek_selector(u64 above, u16& selector) const;
   void skip(u64 bytes) { pointer_ = truncate(pointer_ + bytes, width_); }
   [[nodiscard]] u64 pointer() const { return pointer_; }
   [[nodiscard]] unsigned width() const { return width_; }
 
  private:
   [[nodiscard]] MaybeFault locate(u64 offset, unsigned size, Gla& address) const;
+  [[nodiscard]] MaybeFault check_alignment(Gla address, unsigned size) const;
 
   Cpu cpu_;
   x86::Segment ss_;
   u64 pointer_;
   unsigned width_;
   Privilege privilege_;
+  bool checks_alignment_;
   u32 error_code_;
 };
 

@@ -177,6 +177,10 @@ unsigned stack_width(const CpuState& state) {
   return internal::stack_width(state, state.seg(x86::kCs), state.seg(x86::kSs));
 }
 
+bool checks_alignment(const CpuState& state) {
+  return state.cpl == 3 && (state.cr0 & x86::cr0::AM) != 0 && (state.rflags & x86::rflags::AC) != 0;
+}
+
 MaybeFault segment_address(const CpuState& state, SegmentRegister reg, u64 offset, u64 size, AccessKind kind,
                            Gla& linear) {
   const Segment& segment = state.seg(reg);

@@ -84,17 +84,25 @@ Stack::Stack(const Cpu& cpu, const Segment& ss, u64 pointer, unsigned width, u8 
       pointer_(truncate(pointer, width)),
       width_(width),
       privilege_(stack_privilege(cpu.state, cpl)),
+      checks_alignment_(cpl == 3 && checks_alignment(cpu.state)),
       error_code_(error_code) {}
 
 MaybeFault Stack::locate(u64 offset, unsigned size, Gla& address) const {
   if (width_ == 8) {
     address = Gla(offset);
     const unsigned bits = cpu_.state.linear_bits();
-    if (x86::is_canonical(offset, bits) && x86::is_canonical(offset + size - 1, bits)) return std::nullopt;
-    return Fault::ss(error_code_);
+    if (!x86::is_canonical(offset, bits)) return Fault::ss(error_code_);
+    if (auto fault = check_alignment(address, size)) return fault;
+    if (!x86::is_canonical(offset + size - 1, bits)) return Fault::ss(error_code_);
+    return std::nullopt;
   }
   if (ss_.unusable || !in_limit(ss_, offset, size)) return Fault::ss(error_code_);
   address = Gla(truncate(ss_.base + offset, 4));
+  return check_alignment(address, size);
+}
+
+MaybeFault Stack::check_alignment(Gla address, unsigned size) const {
+  if (checks_alignment_ && (address.value() & (size - 1)) != 0) return Fault::ac();
   return std::nullopt;
 }
 
@@ -126,9 +134,9 @@ MaybeFault Stack::push_all(std::span<const u64> values, unsigned size) {
   return std::nullopt;
 }
 
-MaybeFault Stack::pop(unsigned size, u64& value) {
+MaybeFault Stack::peek(u64 above, unsigned size, u64& value) const {
   Gla address;
-  if (auto fault = locate(pointer_, size, address)) return fault;
+  if (auto fault = locate(truncate(pointer_ + above, width_), size, address)) return fault;
   u16 narrow = 0;
   u32 middle = 0;
   value = 0;
@@ -137,6 +145,18 @@ MaybeFault Stack::pop(unsigned size, u64& value) {
                                 : cpu_.mmu.read_as(privilege_, address, narrow);
   if (!done) return cpu_.mmu.fault();
   value |= middle | narrow;
+  return std::nullopt;
+}
+
+MaybeFault Stack::peek_selector(u64 above, u16& selector) const {
+  u64 value = 0;
+  if (auto fault = peek(above, sizeof selector, value)) return fault;
+  selector = static_cast<u16>(value);
+  return std::nullopt;
+}
+
+MaybeFault Stack::pop(unsigned size, u64& value) {
+  if (auto fault = peek(0, size, value)) return fault;
   skip(size);
   return std::nullopt;
 }

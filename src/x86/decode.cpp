@@ -150,6 +150,79 @@ void set_baseless_sib(const ZydisDecodedInstruction& decoded, Insn& insn) {
   insn.mem.displacement = static_cast<i32>(decoded.raw.disp.value);
 }
 
+bool is_prefix(u8 byte, CodeSize size) {
+  switch (byte) {
+    case 0x26:
+    case 0x2E:
+    case 0x36:
+    case 0x3E:
+    case 0x64:
+    case 0x65:
+    case 0x66:
+    case 0x67:
+    case 0xF0:
+    case 0xF2:
+    case 0xF3: return true;
+    default: return size == CodeSize::k64 && (byte & 0xF0) == 0x40;  // REX
+  }
+}
+
+/// Bytes of VEX and EVEX prefixes, which in 64-bit mode stand for no other instruction; 0 for all else.
+std::size_t vector_prefix_length(u8 byte) {
+  switch (byte) {
+    case 0xC5: return 2;
+    case 0xC4: return 3;
+    case 0x62: return 4;
+    default: return 0;
+  }
+}
+
+/// Of the opcode map, processors look at the low two bits for this: 1 is like map 0F, and all of 3 have one.
+bool has_immediate8(unsigned map, u8 opcode) {
+  if ((map & 3) == 3) return true;
+  if ((map & 3) != 1) return false;
+  switch (opcode) {
+    case 0x70:
+    case 0x71:
+    case 0x72:
+    case 0x73:
+    case 0xA4:
+    case 0xAC:
+    case 0xBA:
+    case 0xC2:
+    case 0xC4:
+    case 0xC5:
+    case 0xC6: return true;
+    default: return false;
+  }
+}
+
+/// Bytes of ModRM, SIB and displacement with 32- or 64-bit addresses.
+std::size_t address_length(std::span<const u8> bytes) {
+  constexpr u8 kSib = 4;
+  constexpr u8 kNoBase = 5;
+  if (bytes.empty()) return 1;
+  const unsigned mod = bytes[0] >> 6;
+  const unsigned rm = bytes[0] & 7;
+  if (mod == 3) return 1;
+  const std::size_t length = rm == kSib ? 2 : 1;
+  if (mod != 0) return length + (mod == 1 ? 1 : 4);
+  const unsigned base = rm == kSib && bytes.size() > 1 ? bytes[1] & 7U : rm;
+  return base == kNoBase ? length + 4 : length;
+}
+
+/// A VEX or EVEX instruction that does not exist may still be too long, which is looked at first.
+bool is_too_long(std::span<const u8> bytes, CodeSize size) {
+  std::size_t at = 0;
+  while (at < bytes.size() && is_prefix(bytes[at], size)) ++at;
+  const std::size_t prefix = at < bytes.size() ? vector_prefix_length(bytes[at]) : 0;
+  if (size != CodeSize::k64 || prefix == 0 || at + prefix >= bytes.size()) return false;
+  const unsigned map = prefix == 2 ? 1 : bytes[at + 1];
+  at += prefix;
+  const bool immediate = has_immediate8(map, bytes[at++]);
+  return at + address_length(bytes.subspan(at)) + (immediate ? 1 : 0) > ZYDIS_MAX_INSTRUCTION_LENGTH;
+}
+
 }  // namespace
 
 DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
@@ -165,7 +238,8 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn, InsnDe
   if (status == ZYDIS_STATUS_NO_MORE_DATA)
     return bytes.size() >= ZYDIS_MAX_INSTRUCTION_LENGTH ? DecodeStatus::kTooLong : DecodeStatus::kTruncated;
   if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return DecodeStatus::kTooLong;
-  if (!ZYAN_SUCCESS(status)) return DecodeStatus::kInvalid;
+  if (!ZYAN_SUCCESS(status))
+    return is_too_long(bytes, size) ? DecodeStatus::kTooLong : DecodeStatus::kInvalid;
 
   insn = Insn{};
   // PREFETCHWT1 is one of the encodings that stand for PREFETCHW where it is unknown.

@@ -9,7 +9,7 @@ void Core::mode_changed() {
   code_size_ = state_->code64() ? CodeSize::k64 : cs.is_big() ? CodeSize::k32 : CodeSize::k16;
   const unsigned width = cpu::stack_width(*state_);
   stack_mask_ = truncate(~u64{0}, width);
-  check_alignment_ = state_->cpl == 3 && (state_->cr0 & cr0::AM) != 0 && flag(rflags::AC);
+  check_alignment_ = cpu::checks_alignment(*state_);
   mmu.update_privilege();
 }
 
@@ -90,11 +90,12 @@ bool Core::store_sized(const Op& op, unsigned index, u64 value, unsigned size) {
 }
 
 bool Core::slow_address_in(SegmentRegister seg, u64 offset, u64 size, cpu::AccessKind kind, Gla& address) {
-  if (const auto raised = cpu::segment_address(*state_, seg, offset, size, kind, address))
-    return failed(*raised);
-  if (check_alignment_ && (size & (size - 1)) == 0 && (address.value() & (size - 1)) != 0)
-    return failed(Fault::ac());
-  return true;
+  const auto raised = cpu::segment_address(*state_, seg, offset, size, kind, address);
+  const bool misaligned = check_alignment_ && (size & (size - 1)) == 0 && (address.value() & (size - 1)) != 0;
+  // In 64-bit mode processors check the alignment before they look at the last byte's address.
+  const bool begins = !raised || (code64() && is_canonical(address.value(), state_->linear_bits()));
+  if (begins && misaligned) return failed(Fault::ac());
+  return !raised || failed(*raised);
 }
 
 bool Core::push_sized(u64 value, unsigned size) {

@@ -25,11 +25,11 @@ Outcome push(Core& core, const Op& op) {
 
 Outcome pop_segment(Core& core, const Op& op) {
   const auto seg = static_cast<SegmentRegister>(op.insn.operands[0].reg);
-  u64 selector = 0;
-  // Only the low word is used, but the stack moves by the operand size.
-  if (!core.top_sized(selector, stack_size(op))) return Outcome::kFault;
+  u16 selector = 0;
+  // Only the low word is read, but the stack moves by the operand size.
+  if (!core.top(selector)) return Outcome::kFault;
   const u64 rsp = core.moved_stack(stack_size(op));
-  if (const auto raised = cpu::load_segment(core.state(), core.mmu, seg, static_cast<u16>(selector)))
+  if (const auto raised = cpu::load_segment(core.state(), core.mmu, seg, selector))
     return core.raise(*raised);
   core.state().gpr[kRsp] = rsp;
   core.mode_changed();

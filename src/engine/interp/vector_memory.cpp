@@ -59,11 +59,6 @@ MaybeFault write_value(cpu::Mmu& mmu, Gla address, std::span<const u8> from) {
   return {};
 }
 
-/// SDM 3A, 6.15, #AC.
-bool checks_alignment(const cpu::CpuState& state) {
-  return state.cpl == 3 && (state.cr0 & x86::cr0::AM) != 0 && (state.rflags & x86::rflags::AC) != 0;
-}
-
 bool in_one_page(Gla address, std::size_t size) { return address.page_offset() + size <= kPageSize; }
 
 /// Offset of element `i` of a gather or scatter.
@@ -116,12 +111,33 @@ MaybeFault GuestAccess::linear(u8 segment, u64 offset, u64 size, AccessKind kind
 MaybeFault GuestAccess::aligned(const VectorMemory& memory, u64 offset, u64 size, AccessKind kind,
                                 Gla& address) const {
   const MaybeFault fault = linear(memory.segment, offset, size, kind, address);
-  // In 64-bit mode processors check the alignment before the canonical form: #GP where that would give #SS.
+  // In 64-bit mode processors check the alignment before the canonical form of the last byte, and what is
+  // required before that of the first: #GP where that would give #SS.
   if (fault && !state_.code64()) return fault;
-  if (!fault && checks_alignment(state_) && (address.value() & (memory.checked_alignment - 1U)) != 0)
-    return x86::Fault::ac();
+  const bool begins = !fault || x86::is_canonical(address.value(), state_.linear_bits());
+  if (begins && !meets_checked_alignment(memory, address)) return x86::Fault::ac();
   if ((address.value() & (memory.alignment - 1U)) != 0) return x86::Fault::gp();
   return fault;
+}
+
+MaybeFault GuestAccess::aligned_masked(const VectorMemory& memory, u64 offset, u64 active,
+                                       AccessKind kind) const {
+  if (active == 0) return {};
+  const auto first = static_cast<unsigned>(std::countr_zero(active));
+  const auto end = static_cast<unsigned>(std::bit_width(active));
+  const u64 skipped = u64{first} * memory.element_size;
+  Gla address;
+  const MaybeFault fault =
+      linear(memory.segment, offset + skipped, u64{end - first} * memory.element_size, kind, address);
+  if (fault && !state_.code64()) return fault;
+  address = Gla(address.value() - skipped);
+  if (!fault && !meets_checked_alignment(memory, address)) return x86::Fault::ac();
+  if ((address.value() & (memory.alignment - 1U)) != 0) return x86::Fault::gp();
+  return fault;
+}
+
+bool GuestAccess::meets_checked_alignment(const VectorMemory& memory, Gla address) const {
+  return (address.value() & (memory.checked_alignment - 1U)) == 0 || !cpu::checks_alignment(state_);
 }
 
 MaybeFault GuestAccess::read_at(Gla address, std::span<u8> to) const {
@@ -191,10 +207,7 @@ MaybeFault read_operand(const VectorOp& op, u64 offset, const cpu::CpuState& sta
     return access.read_at(address, to.first(memory.size));
   }
   const u64 active = active_elements(memory, state.fpu);
-  if (active != 0 && (memory.alignment > 1 || memory.checked_alignment > 1)) {
-    Gla address;
-    if (MaybeFault fault = access.aligned(memory, offset, 1, AccessKind::kRead, address)) return fault;
-  }
+  if (MaybeFault fault = access.aligned_masked(memory, offset, active, AccessKind::kRead)) return fault;
   return for_each_run(active, [&](unsigned first, unsigned count) {
     const std::size_t at = std::size_t{first} * memory.element_size;
     return access.read(memory.segment, offset + at, to.subspan(at, std::size_t{count} * memory.element_size));
@@ -216,10 +229,7 @@ MaybeFault write_operand(const VectorOp& op, u64 offset, const cpu::CpuState& st
     return access.write_at(address, from.first(memory.size));
   }
   const u64 active = active_elements(memory, state.fpu);
-  if (active != 0 && (memory.alignment > 1 || memory.checked_alignment > 1)) {
-    Gla address;
-    if (MaybeFault fault = access.aligned(memory, offset, 1, AccessKind::kWrite, address)) return fault;
-  }
+  if (MaybeFault fault = access.aligned_masked(memory, offset, active, AccessKind::kWrite)) return fault;
   if (memory.whole_must_be_accessible) {
     if (MaybeFault fault = access.probe_write(memory.segment, offset, memory.size)) return fault;
   }
@@ -292,8 +302,13 @@ MaybeFault scatter(const VectorOp& op, u64 base, unsigned address_size, cpu::Cpu
 MaybeFault write_masked_bytes(const VectorMemory& memory, u64 offset, std::span<const u8> source,
                               std::span<const u8> mask, const cpu::CpuState& state, cpu::Mmu& mmu) {
   const GuestAccess access(state, mmu);
-  Gla address;
-  if (MaybeFault fault = access.aligned(memory, offset, 1, AccessKind::kWrite, address)) return fault;
+  // Processors look at each half whatever the mask is, and at the upper one first.
+  constexpr u64 kHalf = 8;
+  for (u64 at = mask.size(); at != 0; at -= kHalf) {
+    Gla address;
+    if (MaybeFault fault = access.aligned(memory, offset + at - kHalf, kHalf, AccessKind::kWrite, address))
+      return fault;
+  }
   const u64 active = sign_mask(mask, 1);
   if (MaybeFault fault = for_each_run(active, [&](unsigned first, unsigned count) {
         return access.probe_write(memory.segment, offset + first, count);

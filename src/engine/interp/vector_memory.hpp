@@ -22,6 +22,9 @@ class GuestAccess {
   /// As linear() in the operand's segment, with its alignment checked: #AC(0) by EFLAGS.AC, else #GP(0).
   [[nodiscard]] cpu::MaybeFault aligned(const VectorMemory& memory, u64 offset, u64 size,
                                         cpu::AccessKind kind, Gla& address) const;
+  /// As aligned() for a masked operand: what no active element reaches need not be accessible.
+  [[nodiscard]] cpu::MaybeFault aligned_masked(const VectorMemory& memory, u64 offset, u64 active,
+                                               cpu::AccessKind kind) const;
   [[nodiscard]] cpu::MaybeFault read(u8 segment, u64 offset, std::span<u8> to) const;
   [[nodiscard]] cpu::MaybeFault write(u8 segment, u64 offset, std::span<const u8> from) const;
   [[nodiscard]] cpu::MaybeFault probe_write(u8 segment, u64 offset, u64 size) const;
@@ -31,6 +34,8 @@ class GuestAccess {
   [[nodiscard]] cpu::MaybeFault write_at(Gla address, std::span<const u8> from) const;
 
  private:
+  [[nodiscard]] bool meets_checked_alignment(const VectorMemory& memory, Gla address) const;
+
   const cpu::CpuState& state_;
   cpu::Mmu& mmu_;
 };

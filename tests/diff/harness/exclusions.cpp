@@ -148,4 +148,18 @@ std::optional<std::string_view> excluded(const Decoded& decoded) {
   return std::nullopt;
 }
 
+std::optional<std::string_view> excluded_undefined(std::span<const u8> bytes) {
+  // With 66, F2 or F3 in front, VMCALL is undefined, but processors let it exit to the hypervisor.
+  constexpr std::array<u8, 3> kVmcall = {0x0F, 0x01, 0xC1};
+  const auto is_prefix = [](u8 byte) {
+    constexpr std::array<u8, 11> kPrefixes = {0x26, 0x2E, 0x36, 0x3E, 0x64, 0x65,
+                                              0x66, 0x67, 0xF0, 0xF2, 0xF3};
+    return std::ranges::find(kPrefixes, byte) != kPrefixes.end() || (byte & 0xF0) == 0x40;
+  };
+  while (!bytes.empty() && is_prefix(bytes.front())) bytes = bytes.subspan(1);
+  if (bytes.size() >= kVmcall.size() && std::ranges::equal(bytes.first(kVmcall.size()), kVmcall))
+    return kHypervisor;
+  return std::nullopt;
+}
+
 }  // namespace vert::diff

@@ -18,5 +18,7 @@ struct Exclusion {
 
 /// The reason why this instruction cannot be compared with the host, if there is one.
 [[nodiscard]] std::optional<std::string_view> excluded(const Decoded& decoded);
+/// The same for bytes that decode to nothing.
+[[nodiscard]] std::optional<std::string_view> excluded_undefined(std::span<const u8> bytes);
 
 }  // namespace vert::diff

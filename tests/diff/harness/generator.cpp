@@ -521,7 +521,8 @@ class Builder {
       Encoded encoded;
       fill_bytes(encoded.bytes);
       const auto decoded = decode(encoded.bytes);
-      if (decoded && (excluded(*decoded) || loops(*decoded))) continue;
+      if (decoded ? excluded(*decoded) || loops(*decoded) : excluded_undefined(encoded.bytes).has_value())
+        continue;
       append(decoded ? std::span<const u8>(encoded.bytes).first(decoded->insn.length) : encoded.bytes);
       if (decoded) account_flags(*decoded);
       return;

@@ -60,6 +60,25 @@ snippet iret
         iretq
 end iret
 
+snippet iretd
+        iretd
+end iretd
+
+snippet retf
+        retf
+end retf
+
+snippet pop_fs
+        pop fs
+        int3
+end pop_fs
+
+# XMM0's bytes where XMM1 says so, to RDI.
+snippet masked_store
+        maskmovdqu xmm0, xmm1
+        int3
+end masked_store
+
 snippet int80
         int 0x80
         int3

@@ -146,6 +146,67 @@ TEST_P(TransferTest, IretEntersUserModeAndInterruptsComeBack) {
   EXPECT_EQ(rig().state().gpr[x86::kRsp], GuestRig::kernel_stack_top() - 40);
 }
 
+/// A user's state with alignment checks, and the stack so far below the end of its page.
+cpu::CpuState checking(cpu::CpuState state, u64 below_end) {
+  state.cr0 |= x86::cr0::AM;
+  state.rflags |= rflags::AC;
+  state.gpr[x86::kRsp] = (state.gpr[x86::kRsp] | kPageOffsetMask) + 1 - below_end;
+  return state;
+}
+
+// The frames are zeroes: with their null selectors #GP is what comes where no alignment check is in front.
+TEST_P(TransferTest, ReturnsCheckTheAlignmentBeforeTheSelectors) {
+  load_user(SNIPPET(retf));
+  expect_fault(checking(user_state(), 0x100 - 2), x86::kAC, 0);
+  expect_fault(checking(user_state(), 0x100 - 4), x86::kGP, 0);
+  load_user(SNIPPET(iretd));
+  expect_fault(checking(user_state(), 0x100 - 2), x86::kAC, 0);
+  expect_fault(checking(user_state(), 0x100 - 4), x86::kGP, 0);
+}
+
+TEST_P(TransferTest, ReturnsReadTheFrameFromTheTopDownAndOfSelectorsTwoBytes) {
+  const auto page_fault_at = [&](const cpu::CpuState& state) {
+    EXPECT_EQ(run_to_exception(state).vector, x86::kPF);
+    return rig().state().cr2;
+  };
+  load_user(SNIPPET(retf));
+  EXPECT_EQ(page_fault_at(checking(user_state(), 4)), kUserStack);
+  EXPECT_EQ(page_fault_at(checking(user_state(), 2)), kUserStack + 2);  // CS is aligned, RIP is not
+  load_user(SNIPPET(iretd));
+  EXPECT_EQ(page_fault_at(checking(user_state(), 4)), kUserStack + 4);
+}
+
+TEST_P(TransferTest, PopOfASegmentReadsTwoBytes) {
+  load_user(SNIPPET(pop_fs));
+  const cpu::CpuState state = checking(user_state(), 2);
+  EXPECT_EQ(run_to_exception(state).vector, x86::kBP);
+  EXPECT_EQ(rig().caught()->rsp, state.gpr[x86::kRsp] + 8);
+  expect_fault(checking(user_state(), 3), x86::kAC, 0);
+}
+
+TEST_P(TransferTest, AlignmentIsCheckedBeforeTheLastByteIsCanonical) {
+  constexpr u64 kEnd = u64{1} << 47;
+  load_user(SNIPPET(read));
+  cpu::CpuState state = checking(user_state(), 8);
+  state.gpr[x86::kRsi] = kEnd - 1;
+  expect_fault(state, x86::kAC, 0);
+  state.gpr[x86::kRsi] = kEnd + 1;
+  expect_fault(state, x86::kGP, 0);
+  load_user(SNIPPET(masked_store));
+  state.gpr[x86::kRdi] = ~(kEnd - 1) - 4;  // its upper half begins at a canonical address
+  expect_fault(state, x86::kAC, 0);
+}
+
+// EVEX with prefixes that it may not have: 15 bytes in map 6, and an immediate more in map 7.
+TEST_P(TransferTest, LengthIsCheckedBeforeAnInstructionIsUndefined) {
+  std::array<u8, 16> code = {0xF2, 0x64, 0x2E, 0x66, 0x62, 0xF6, 0x7C, 0x08, 0x41, 0x94, 0xEA, 1, 2, 3, 4};
+  load_user(code);
+  expect_fault(user_state(), x86::kUD, std::nullopt);
+  code[5] = 0xF7;
+  load_user(code);
+  expect_fault(user_state(), x86::kGP, 0);
+}
+
 TEST_P(TransferTest, IretChecksTheSelectors) {
   load_kernel(SNIPPET(iret));
   cpu::CpuState state = kernel_state();
