@@ -137,6 +137,8 @@ class FallbackEngine : public Engine {
  public:
   /// Changes whenever a run may have changed what the guest's linear addresses translate to.
   [[nodiscard]] virtual u64 translation_epoch() const = 0;
+  /// The caller changed what linear addresses translate to.
+  virtual void forget_translations() = 0;
 };
 
 }  // namespace vert::cpu

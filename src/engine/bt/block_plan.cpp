@@ -238,7 +238,8 @@ void add_accesses(unsigned i, const Symbols& symbols, unsigned word, BlockPlan& 
   const auto add = [&](const Access& access) { plan.accesses[i][plan.access_count[i]++] = access; };
   plan.access_count[i] = 0;
   if (guest.has_memory() && guest.form != Form::kLea && guest.form != Form::kNothing &&
-      guest.form != Form::kInterpret && guest.form != Form::kString)
+      guest.form != Form::kInterpret && guest.form != Form::kString && guest.form != Form::kSaveState &&
+      guest.form != Form::kLoadState)
     add(operand_access(i, guest, symbols, word, ConstantPages(plan.constant_pages)));
   const auto size = static_cast<i32>(word);
   switch (guest.form) {

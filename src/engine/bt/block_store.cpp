@@ -24,7 +24,7 @@ u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user,
   next_token_ = next_token_ == 0x7FFFFFFF ? 1 : next_token_ + 1;
   pages_.push_back({linear, host, frame, user, space, next_token_, {}});
   frames_[frame].push_back(place->second);
-  if (space != kNoSpace) spaces_[space][linear] = place->second;
+  if (space != kNoSpace) spaces_[space][BlockStore::place(linear, user)] = place->second;
   return place->second;
 }
 
@@ -46,10 +46,10 @@ std::vector<u32> BlockStore::pages_of(memory::Frame frame) const {
   return found == frames_.end() ? std::vector<u32>() : found->second;
 }
 
-std::optional<u32> BlockStore::page_at(CodeSpace space, u64 linear) const {
+std::optional<u32> BlockStore::page_at(CodeSpace space, u64 linear, bool user) const {
   const auto pages = spaces_.find(space);
   if (pages == spaces_.end()) return std::nullopt;
-  const auto found = pages->second.find(linear);
+  const auto found = pages->second.find(place(linear, user));
   return found == pages->second.end() ? std::nullopt : std::optional(found->second);
 }
 
@@ -72,7 +72,7 @@ void BlockStore::unlist(u32 index) {
     frames_.erase(frame);
   const auto pages = spaces_.find(page.space);
   if (pages == spaces_.end()) return;
-  const auto found = pages->second.find(page.linear);
+  const auto found = pages->second.find(place(page.linear, page.user));
   if (found != pages->second.end() && found->second == index) pages->second.erase(found);
 }
 

@@ -65,7 +65,7 @@ class BlockStore {
   /// The pages made of `frame`.
   [[nodiscard]] std::vector<u32> pages_of(memory::Frame frame) const;
   /// The page of `space` at `linear`, if code was made of it.
-  [[nodiscard]] std::optional<u32> page_at(CodeSpace space, u64 linear) const;
+  [[nodiscard]] std::optional<u32> page_at(CodeSpace space, u64 linear, bool user) const;
   [[nodiscard]] std::vector<u32> pages_in(CodeSpace space) const;
   /// Forgets a page; its blocks, which nobody will find any more, are passed to `forgotten`.
   template <typename Function>
@@ -102,12 +102,13 @@ class BlockStore {
                               (key.user ? 1 : 0) ^ u64{key.space} << 32);
     }
   };
+  [[nodiscard]] static u64 place(u64 linear, bool user) { return linear | (user ? 1 : 0); }
   void unlist(u32 index);
 
   std::vector<CodePage> pages_;
   std::unordered_map<PageKey, u32, PageHash> page_index_;
   std::unordered_map<memory::Frame, std::vector<u32>> frames_;
-  std::unordered_map<CodeSpace, std::unordered_map<u64, u32>> spaces_;  // pages by linear address
+  std::unordered_map<CodeSpace, std::unordered_map<u64, u32>> spaces_;  // pages by place()
   std::unordered_map<u64, u32> block_index_;
   std::vector<Block> blocks_;
   u32 next_token_ = 1;

@@ -84,6 +84,7 @@ std::vector<NamedThunk> named_thunks(const Thunks& thunks) {
       {thunks.return_miss, "return_miss"},
       {thunks.return_empty, "return_empty"},
       {thunks.string, "string"},
+      {thunks.state, "extended_state"},
       {thunks.transfer, "transfer"},
   };
   std::ranges::sort(named, {}, &NamedThunk::offset);
@@ -112,7 +113,7 @@ std::string context_name(u32 offset) {
 
 std::string block_name(u64 rip, const Mode& mode) {
   return fmt::format("guest-{}{}:{:x}", mode.user() ? "user" : "kernel", mode.code32 ? "32" : "", rip) +
-         (mode.unshared ? "+unshared" : "");
+         (mode.windows ? "+windows" : "") + (mode.unshared ? "+unshared" : "");
 }
 
 std::string exit_name(const CodeExit& exit) {
@@ -126,6 +127,7 @@ std::string exit_name(const CodeExit& exit) {
     case ExitKind::kAttention: return fmt::format("leaves for an event, at {:x}", exit.rip);
     case ExitKind::kLookup: return fmt::format("leaves to look {:x} up", exit.rip);
     case ExitKind::kIndirect: return fmt::format("leaves to look up where {:x} leads", exit.rip);
+    case ExitKind::kLoadCr3: return fmt::format("leaves to load CR3, at {:x}", exit.rip);
     case ExitKind::kBudget: return fmt::format("leaves for the budget's end, at {:x}", exit.rip);
   }
   return "leaves";

@@ -81,12 +81,30 @@ inline constexpr unsigned kWindowShift = 39;
 inline constexpr u64 kWindowIndexMask = ~u64{0} << kWindowShift;
 inline constexpr std::size_t kWindowTableSize = sizeof(u64) << (64 - kWindowShift);
 inline constexpr unsigned kWindowIndexes = 256;  // of the lower half, with 48-bit addresses
+inline constexpr unsigned kWindowTableEntries = kPageSize / sizeof(u64);  // of the page that is there
 [[nodiscard]] constexpr unsigned window_index(u64 address) {
   return static_cast<unsigned>(address >> kWindowShift);
 }
 
+/// Where changes of privilege lead: as above, but with a place for each mode, since processes that take turns
+/// run the same code at the same addresses.
+inline constexpr unsigned kTransfers = 256;
+[[nodiscard]] constexpr unsigned transfer_index(u64 rip, u64 salt) {
+  return static_cast<unsigned>(rip ^ rip >> 8 ^ salt >> 9) % kTransfers;
+}
+
 /// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
 inline constexpr std::size_t kXsaveSize = 2816;
+
+/// Where components of the extended state lie (SDM 1, 13.4), for XSAVE and its kin; by component.
+struct StateLayout {
+  static constexpr unsigned kComponents = 10;
+  bool usable = false;                    // the host has XSAVEC, and XGETBV tells what is in use
+  u64 components = 0;                     // that the host's registers hold for the guest
+  u32 aligned = 0;                        // to 64 bytes in the compacted format: bits
+  std::array<u32, kComponents> offset{};  // in the standard format
+  std::array<u32, kComponents> size{};
+};
 
 struct alignas(64) Context {
   std::array<u64, 16> gpr{};  // the guest's, while no generated code runs; the slots of those that have no
@@ -141,11 +159,15 @@ struct alignas(64) Context {
   std::array<Ram, 4> ram{};
   const std::atomic<u8>* marks = nullptr;  // GuestMemory's, by frame
   u8* ram_host = nullptr;                  // of frame 0
-  u64 physical_mask = 0;                   // bits that an address in a page-table entry may have
+  u64 code_begin = 0;                      // the code cache
+  u64 code_size = 0;
+  u64 physical_mask = 0;  // bits that an address in a page-table entry may have
 
   std::array<std::atomic<u64>, kTokenSlots> code_tokens[2] = {};  // supervisor, user
   std::array<u64, kJumps> jump_keys{};
   std::array<const u8*, kJumps> jump_code{};
+  std::array<u64, kTransfers> transfer_keys{};
+  std::array<const u8*, kTransfers> transfer_code{};
   std::array<TlbBank, kPrivileges> tlb;
 
   // Which slots of the user's bank, and in the others of pages that are not global or lie in the lower half,
@@ -169,6 +191,8 @@ struct alignas(64) Context {
   std::array<std::array<u64, 3>, 2> fill_results{};
 
   alignas(64) std::array<u8, kXsaveSize> xsave{};
+  StateLayout state_layout;
+  alignas(64) std::array<u8, kPageSize> state_buffer{};
 };
 
 /// Where the table of windows lies, from the Context's address on.

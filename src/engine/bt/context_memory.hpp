@@ -17,11 +17,9 @@ class ContextMemory {
  public:
   /// Error: no address space or memory for it.
   [[nodiscard]] static Result<ContextMemory> create() {
-    constexpr std::size_t kUsed = kWindowTable + kWindowIndexes * sizeof(u64);
     VERT_ASSIGN(auto mapping, base::Mapping::map(kWindowTable + kWindowTableSize, PROT_NONE,
                                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
-    constexpr std::size_t kWhole = (kUsed + kPageOffsetMask) & ~kPageOffsetMask;
-    if (mprotect(mapping.data(), kWhole, PROT_READ | PROT_WRITE) != 0)
+    if (mprotect(mapping.data(), kWindowTable + kPageSize, PROT_READ | PROT_WRITE) != 0)
       return make_error("no memory for a translator's context");
     return ContextMemory(std::move(mapping));
   }
@@ -29,11 +27,11 @@ class ContextMemory {
   Context& operator*() const { return *context_; }
   Context* operator->() const { return context_.get(); }
   [[nodiscard]] Context* get() const { return context_.get(); }
-  /// By window_index().
-  [[nodiscard]] std::span<u64, kWindowIndexes> windows() const {
+  /// By window_index(). All that is there: whatever is not set, to whoever looks it up, is host memory.
+  [[nodiscard]] std::span<u64, kWindowTableEntries> windows() const {
     // SAFETY: create() made this part of the mapping accessible; it is aligned to a page.
     auto* table = reinterpret_cast<u64*>(mapping_.data() + kWindowTable);
-    return std::span<u64, kWindowIndexes>(table, kWindowIndexes);
+    return std::span<u64, kWindowTableEntries>(table, kWindowTableEntries);
   }
   /// Whether `host_address` lies in the part of the table that is never there.
   [[nodiscard]] bool beyond_windows(u64 host_address) const {

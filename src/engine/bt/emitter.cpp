@@ -99,7 +99,9 @@ void Emitter::checks_before(unsigned i) {
     free_flags(i);
     load_fpu();
     fpu_checked_ = true;
-    if (i == 0 && flags_ == Flags::kHost) fpu_entry_ = assembler_.here();
+    // Whoever enters here has not passed what stands before.
+    const bool nothing_before = i == 0 && !request_->mode.counted && request_->second_token == 0;
+    if (nothing_before && flags_ == Flags::kHost) fpu_entry_ = assembler_.here();
   }
   if (plan.attention_check == static_cast<int>(i)) {
     const Label wanted = assembler_.make_label();

@@ -23,14 +23,14 @@ enum class ExitKind : u8 {
   kAttention,  // another thread wants something; at `rip`
   kLookup,     // the token was not current; at `rip`, the block's start
   kIndirect,   // to Context::rip; the branch itself is at `rip`
+  kLoadCr3,    // MOV to CR3 of Context::call_target, at `rip`
   kBudget,     // fewer instructions are left than the block has; at `rip`
 };
 
 /// What executing an instruction does to translations of addresses (kInterpret).
 enum class Effect : u8 {
-  kOther,         // nothing that is known here
-  kAddressSpace,  // MOV to CR3
-  kPage,          // INVLPG of Context::call_target
+  kOther,  // nothing that is known here
+  kPage,   // INVLPG of Context::call_target
 };
 
 struct CodeExit {
@@ -41,6 +41,7 @@ struct CodeExit {
   bool declined = false;    // kInterpret: of an instruction that has a translation
   i32 popped = 0;           // kIndirect: bytes that the branch has taken off the stack; a call: negative
   u8 steps = 1;             // kInterpret: how many instructions
+  u8 length = 0;            // kLoadCr3, Effect::kPage: of the instruction
   u16 insn = 0;             // in its block
   InsnClass insn_class{};   // kInterpret: for counting
   u32 block = 0;
@@ -67,6 +68,7 @@ struct Thunks {
   u32 return_miss = 0;   // with the guest's return address in kAddress
   u32 return_empty = 0;  // as return_miss, when the return stack has run empty
   u32 string = 0;
+  u32 state = 0;
   u32 transfer = 0;  // with the next RIP in kAddress and a Transfer in kScratch
 };
 
@@ -134,6 +136,7 @@ class Emitter {
   void leave(u32 exit);
   void leave_to_interpreter(unsigned i);
   void interpret(unsigned i);
+  void leave_for_cr3(unsigned i);
   Label interpret_label(unsigned i);
   void link(CodeExit exit, Label stub);
 
@@ -173,6 +176,7 @@ class Emitter {
   void leave_frame(unsigned i);
   void push_flags(unsigned i);
   void string(unsigned i);
+  void extended_state(unsigned i);
   void time_stamp(unsigned i);
   void read_segment_base(unsigned i);
   void write_segment_base(unsigned i);

@@ -41,6 +41,8 @@ void Emitter::instruction(unsigned i) {
     case Form::kJumpIndirect: return jump_indirect(i);
     case Form::kBranch: return branch(i);
     case Form::kString: return string(i);
+    case Form::kSaveState:
+    case Form::kLoadState: return extended_state(i);
     case Form::kTimeStamp: return time_stamp(i);
     case Form::kReadSegmentBase: return read_segment_base(i);
     case Form::kWriteSegmentBase: return write_segment_base(i);
@@ -66,17 +68,31 @@ void Emitter::interpret(unsigned i) {
   const Insn& decoded = insn(i).insn;
   Effect effect = Effect::kOther;
   if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_MOV &&
-      decoded.operands[0].kind == OperandKind::kControl && decoded.operands[0].reg == 3) {
-    effect = Effect::kAddressSpace;
-    assembler_.store(VERT_FIELD(call_target), value_of(decoded.operands[1].reg, kAddress));
-  } else if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_INVLPG && decoded.address_size != 2) {
+      decoded.operands[0].kind == OperandKind::kControl && decoded.operands[0].reg == 3 &&
+      !request_->mode.counted && wide()) {
+    return leave_for_cr3(i);
+  }
+  if (decoded.length != 0 && decoded.mnemonic == ZYDIS_MNEMONIC_INVLPG && decoded.address_size != 2) {
     effect = Effect::kPage;
     linear_address(i, kAddress, true);
     assembler_.store(VERT_FIELD(call_target), kAddress);
   }
   if (flags_ == Flags::kSaved) restore_flags();
-  leave(add_exit(
-      {.kind = ExitKind::kInterpret, .effect = effect, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+  leave(add_exit({.kind = ExitKind::kInterpret,
+                  .effect = effect,
+                  .length = decoded.length,
+                  .insn = static_cast<u16>(i),
+                  .rip = insn(i).rip}));
+}
+
+/// MOV to CR3 needs no interpreter, but more than a leaf function.
+void Emitter::leave_for_cr3(unsigned i) {
+  assembler_.store(VERT_FIELD(call_target), value_of(insn(i).insn.operands[1].reg, kAddress));
+  if (flags_ == Flags::kSaved) restore_flags();
+  leave(add_exit({.kind = ExitKind::kLoadCr3,
+                  .length = insn(i).insn.length,
+                  .insn = static_cast<u16>(i),
+                  .rip = insn(i).rip}));
 }
 
 void Emitter::copy(unsigned i) {
@@ -237,6 +253,26 @@ void Emitter::string(unsigned i) {
   }
   assembler_.mov_imm(kScratch, string_request(guest.insn.operand_size, moves, request_->mode.privilege));
   assembler_.call_out(thunks_.string);
+  assembler_.cmp_imm(kScratch, 0, true);
+  assembler_.jcc(Cond::kNe, interpret);
+}
+
+/// The vector registers are the guest's: checks_before() saw to it.
+void Emitter::extended_state(unsigned i) {
+  const auto kind = [&] {
+    switch (insn(i).insn.mnemonic) {
+      case ZYDIS_MNEMONIC_XSAVE64: return StateKind::kSave;
+      case ZYDIS_MNEMONIC_XSAVEC64: return StateKind::kSaveCompacted;
+      case ZYDIS_MNEMONIC_XSAVES64: return StateKind::kSaveSupervisor;
+      case ZYDIS_MNEMONIC_XRSTOR64: return StateKind::kLoad;
+      default: return StateKind::kLoadSupervisor;
+    }
+  }();
+  free_flags(i);
+  const Label interpret = interpret_label(i);
+  linear_address(i, kAddress, true);
+  assembler_.mov_imm(kScratch, state_request(kind, request_->mode.privilege));
+  assembler_.call_out(thunks_.state);
   assembler_.cmp_imm(kScratch, 0, true);
   assembler_.jcc(Cond::kNe, interpret);
 }

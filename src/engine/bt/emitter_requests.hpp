@@ -17,6 +17,12 @@ enum class FillResult : u8 { kDeclined = 0, kFilled = 1, kCrosses = 2 };
   return size | (moves ? 1U << 16 : 0) | static_cast<u32>(privilege) << 24;
 }
 
+/// XSAVE and its kin at kAddress; the answer is 0 if it was done.
+enum class StateKind : u8 { kSave, kSaveCompacted, kSaveSupervisor, kLoad, kLoadSupervisor };
+[[nodiscard]] constexpr u32 state_request(StateKind kind, cpu::Privilege privilege) {
+  return static_cast<u32>(kind) | static_cast<u32>(privilege) << 24;
+}
+
 /// SYSCALL, SYSRET and IRET, as leaf_transfer() is asked for them.
 enum class Transfer : u8 { kSystemCall, kSystemReturn, kInterruptReturn };
 /// The exit (Context::exit) after one of them that found no code to go on with.

@@ -68,9 +68,33 @@ bool all_zero(std::span<const u8> bytes) {
   return std::ranges::all_of(bytes, [](u8 byte) { return byte == 0; });
 }
 
+bool x87_is_initial(const cpu::FpuState& fpu) {
+  constexpr u16 kInitialFcw = 0x37F;
+  return fpu.fcw == kInitialFcw && fpu.fsw == 0 && fpu.ftw == 0 && fpu.fop == 0 && fpu.fip == 0 &&
+         fpu.fdp == 0 && std::ranges::all_of(fpu.st, [](const auto& st) { return all_zero(st); });
+}
+
 }  // namespace
 
 u32 host_components() { return host().components; }
+
+StateLayout state_layout() {
+  constexpr u32 kXsavec = 1U << 1, kXgetbv1 = 1U << 2;  // CPUID.(D,1).EAX
+  constexpr u32 kAligned = 1U << 1;                     // CPUID.(D,i).ECX
+  StateLayout layout;
+  u32 a = 0, b = 0, c = 0, d = 0;
+  __cpuid_count(0xD, 1, a, b, c, d);
+  layout.usable = (a & kXsavec) != 0 && (a & kXgetbv1) != 0;
+  layout.components = host_components();
+  for (u32 i = 2; i < StateLayout::kComponents; ++i) {
+    __cpuid_count(0xD, i, a, b, c, d);
+    layout.offset[i] = b;
+    layout.size[i] = a;
+    if ((c & kAligned) != 0) layout.aligned |= 1U << i;
+    layout.usable = layout.usable && a <= kXsaveSize && b <= kXsaveSize;
+  }
+  return layout;
+}
 
 void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image) {
   put(image, kFcw, fpu.fcw);
@@ -82,7 +106,7 @@ void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image) {
   put(image, kMxcsr, fpu.mxcsr);
   for (unsigned i = 0; i < 8; ++i) put(image, kSt + i * 16, fpu.st[i]);
   for (unsigned i = 0; i < 16; ++i) std::memcpy(image.data() + kXmm + i * 16, fpu.zmm[i].data(), 16);
-  u64 present = x86::xcr0::X87 | x86::xcr0::SSE;
+  u64 present = x86::xcr0::SSE | (x87_is_initial(fpu) ? 0 : x86::xcr0::X87);
   // Components that are all zero are left in their initial state, so that the host need not keep them.
   for (const Slice& slice : kSlices) {
     if (!has(slice.component)) continue;

@@ -11,6 +11,9 @@ namespace vert::bt {
 /// State components that vert moves (SDM 1, 13.1), those that this host has.
 [[nodiscard]] u32 host_components();
 
+/// What leaf_state() has to know of the host.
+[[nodiscard]] StateLayout state_layout();
+
 void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image);
 void from_image(std::span<const u8, kXsaveSize> image, cpu::FpuState& fpu);
 

@@ -295,8 +295,29 @@ bool is_simple_string(const GuestInsn& guest, const Mode& mode) {
   }
 }
 
+/// XSAVE and its kin, where CR0.TS is clear and CR4.OSXSAVE set.
+Form state_form(const GuestInsn& guest, const Mode& mode) {
+  if (mode.code32 || guest.insn.address_size != 8 || (mode.fpu & fpu::kAvx) == 0) return Form::kInterpret;
+  switch (guest.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_XSAVES64:
+      if (mode.user()) return Form::kInterpret;
+      [[fallthrough]];
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC64: return Form::kSaveState;
+    case ZYDIS_MNEMONIC_XRSTORS64:
+      if (mode.user()) return Form::kInterpret;
+      [[fallthrough]];
+    default: return Form::kLoadState;
+  }
+}
+
 Form system_form(const GuestInsn& guest, const Mode& mode) {
   switch (guest.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_XSAVE64:
+    case ZYDIS_MNEMONIC_XSAVEC64:
+    case ZYDIS_MNEMONIC_XSAVES64:
+    case ZYDIS_MNEMONIC_XRSTOR64:
+    case ZYDIS_MNEMONIC_XRSTORS64: return state_form(guest, mode);
     case ZYDIS_MNEMONIC_RDTSC:
     case ZYDIS_MNEMONIC_RDTSCP: return mode.time_stamp ? Form::kTimeStamp : Form::kInterpret;
     case ZYDIS_MNEMONIC_CLD:
@@ -444,6 +465,7 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   collect_flags(guest);
   if (guest.insn.mnemonic != decoded_as || !model.allows(guest.insn)) return;
   guest.form = classify(guest, mode, plain);
+  if (guest.form == Form::kSaveState || guest.form == Form::kLoadState) guest.fpu |= fpu::kAvx;
   if ((guest.fpu & ~mode.fpu) != 0) guest.form = Form::kInterpret;
   // Everything that leaves for the interpreter, or may, needs its flags.
   if (!keeps_to_itself(guest.form)) {

@@ -26,6 +26,8 @@ enum class Form : u8 {
   kJumpIndirect,
   kBranch,            // Jcc
   kString,            // REP MOVS and STOS
+  kSaveState,         // XSAVE, XSAVEC, XSAVES with REX.W
+  kLoadState,         // XRSTOR, XRSTORS with REX.W
   kTimeStamp,         // RDTSC, RDTSCP
   kReadSegmentBase,   // RDFSBASE, RDGSBASE
   kWriteSegmentBase,  // WRFSBASE, WRGSBASE

@@ -51,9 +51,9 @@ extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer)
   const bool interrupt = context->interrupt_flag != 0 && context->held != 0;
   if (alignment_checks || interrupt || context->attention.load(std::memory_order_relaxed) != 0)
     return nullptr;
-  const unsigned index = jump_index(context->rip);
-  if (context->jump_keys[index] + context->rip + context->salt != 0) return nullptr;
-  return context->jump_code[index];
+  const unsigned index = transfer_index(context->rip, context->salt);
+  if (context->transfer_keys[index] + context->rip + context->salt != 0) return nullptr;
+  return context->transfer_code[index];
 }
 
 }  // namespace vert::bt

@@ -31,7 +31,8 @@ struct Mode {
   [[nodiscard]] x86::CodeSize code_size() const { return code32 ? x86::CodeSize::k32 : x86::CodeSize::k64; }
   [[nodiscard]] u16 key() const {
     return static_cast<u16>(usual() | (time_stamp ? 0x80 : 0) | (fs_gs_base ? 0x100 : 0) |
-                            (smap ? 0x200 : 0) | (counted ? 0x400 : 0) | (unshared ? 0x800 : 0));
+                            (smap ? 0x200 : 0) | (counted ? 0x400 : 0) | (unshared ? 0x800 : 0) |
+                            space_slot << 12);
   }
   /// What is added to a RIP to make its key in the table of indirect branches. Salts differ in bits that
   /// index the table, so no two keys of different modes are the same at one index. What a salt leaves out

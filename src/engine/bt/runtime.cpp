@@ -62,6 +62,9 @@ Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngi
       emitter_(thunks_),
       code_writes_(vcpu_.memory->frame_count()) {
   context_->owner = this;
+  context_->state_layout = state_layout();
+  context_->code_begin = reinterpret_cast<u64>(cache_.code(0));
+  context_->code_size = kCacheSize;
   init(*context_, vcpu_);
   forget_all_code();
   base::add_fault_handler(&Runtime::on_fault);
@@ -220,7 +223,7 @@ bool Runtime::must_step() {
 }
 
 /// Runs the fallback engine for `count` instructions.
-std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
+std::optional<ExitInfo> Runtime::step(u64 count, Effect effect, u64 next_rip) {
   if (left() == 0) return ExitInfo{Exit::kBudget, 0, {}};
   export_state();
   struct Before {
@@ -233,11 +236,11 @@ std::optional<ExitInfo> Runtime::step(u64 count, Effect effect) {
   const u64 epoch = fallback_->translation_epoch();
   if (epoch != epoch_) {
     epoch_ = epoch;
-    const bool only_cr3 =
-        before.cr0 == state_->cr0 && before.cr4 == state_->cr4 && before.efer == state_->efer;
-    if (effect == Effect::kAddressSpace && only_cr3) {
-      load_cr3();
-    } else if (effect == Effect::kPage && only_cr3 && before.cr3 == state_->cr3) {
+    // The effect is that of the instruction which this was for: an event may have come first.
+    const bool only_that = effect == Effect::kPage && state_->rip == next_rip && before.cr0 == state_->cr0 &&
+                           before.cr3 == state_->cr3 && before.cr4 == state_->cr4 &&
+                           before.efer == state_->efer;
+    if (only_that) {
       flush_page(context_->call_target);
     } else {
       bt::flush_all(*context_);
@@ -276,7 +279,14 @@ std::optional<ExitInfo> Runtime::go() {
         code = code_at(context_->rip);
         break;
       case ExitKind::kAttention: return std::nullopt;
-      case ExitKind::kInterpret: return step(std::min<u64>(exit.steps, left()), exit.effect);
+      case ExitKind::kLoadCr3:
+        if (!load_cr3(context_->call_target)) return step(1);
+        context_->rip += exit.length;
+        follow_controls();
+        code = code_at(context_->rip);
+        break;
+      case ExitKind::kInterpret:
+        return step(std::min<u64>(exit.steps, left()), exit.effect, exit.rip + exit.length);
       case ExitKind::kBudget: return step(left());
     }
     if (context_->attention.load(std::memory_order_relaxed) != 0) return std::nullopt;

@@ -50,7 +50,8 @@ class Runtime final : private memory::CodeWatcher {
   void import_state();
   void export_state();
   void export_fpu();
-  [[nodiscard]] std::optional<cpu::ExitInfo> step(u64 count, Effect effect = Effect::kOther);
+  [[nodiscard]] std::optional<cpu::ExitInfo> step(u64 count, Effect effect = Effect::kOther,
+                                                  u64 next_rip = 0);
   [[nodiscard]] bool must_step();
   [[nodiscard]] u64 left() const { return budget_ == cpu::kNoBudget ? cpu::kNoBudget : budget_ - executed_; }
   std::optional<cpu::ExitInfo> go();
@@ -59,7 +60,7 @@ class Runtime final : private memory::CodeWatcher {
 
   // runtime_code.cpp: from addresses to code.
   [[nodiscard]] Mode mode() const;
-  [[nodiscard]] Block* find(u64 rip, const Mode& mode);
+  [[nodiscard]] Block* find(u64 rip, const Mode& mode, unsigned tries = 8);
   struct Fetched {
     u32 page;
     bool global;
@@ -77,7 +78,7 @@ class Runtime final : private memory::CodeWatcher {
   void empty_return_stacks();
 
   // runtime_spaces.cpp: changes of address translation.
-  void load_cr3();
+  [[nodiscard]] bool load_cr3(u64 value);
   void flush_page(u64 address);
   void flush_shared();
   void follow_spaces();
@@ -141,7 +142,8 @@ class Runtime final : private memory::CodeWatcher {
     std::vector<memory::Frame> written;
     std::vector<memory::Frame> drops;
     bool drop_all = false;
-    u64 asked = 0;  // tickets
+    bool written_all = false;  // more than are listed
+    u64 asked = 0;             // tickets
   };
   std::mutex requests_mutex_;
   Requests requests_;

@@ -12,6 +12,8 @@ using namespace x86;
 
 namespace {
 
+/// No canonical RIP, whatever salt is added.
+constexpr u64 kNowhere = u64{1} << 62;
 /// More than any block's code.
 constexpr std::size_t kRoomForBlock = 64 * 1024;
 constexpr std::size_t kMaxInsn = 15;
@@ -36,18 +38,21 @@ std::optional<Runtime::Fetched> Runtime::fetch(u64 linear, const Mode& mode) {
     return std::nullopt;
   const u8* host = vcpu_.memory->host(translation.page, kPageSize);
   if (host == nullptr) return std::nullopt;
+  note_large_page(*context_, linear, translation.page_size);
   const u64 first = linear & ~kPageOffsetMask;
   const memory::Frame frame = vcpu_.memory->frame_of(host);
   const CodeSpace space = space_of(first, frame, translation, mode.windows ? windows_.space() : kNoSpace);
   // The guest may have changed its tables without a word: what nobody vouches for any more must go.
-  const auto before = store_.page_at(space, first);
+  const auto before = store_.page_at(space, first, mode.user());
   if (before && store_.page(*before).host != host) forget_page(*before);
   const u32 page = store_.page(first, host, frame, mode.user(), space);
   return Fetched{page, translation.global && (state_->cr4 & cr4::PGE) != 0};
 }
 
-/// The block at `rip`, translated if need be; null where the guest cannot fetch. Its tokens are set.
-Block* Runtime::find(u64 rip, const Mode& mode) {
+/// The block at `rip`, translated if need be; null where the guest cannot fetch, or where others keep
+/// writing. Its tokens are set.
+Block* Runtime::find(u64 rip, const Mode& mode, unsigned tries) {
+  if (tries == 0) return nullptr;
   const auto first = fetch(rip, mode);
   if (!first) return nullptr;
   const u64 flushes = statistics_.cache_flushes;
@@ -66,7 +71,7 @@ Block* Runtime::find(u64 rip, const Mode& mode) {
   // A write by another thread either saw the tokens, and cleared them, or is seen here.
   if (has_requests_.load(std::memory_order_seq_cst)) {
     settle_requests();
-    if (block->dead) return find(rip, mode);
+    if (flushes != statistics_.cache_flushes || block->dead) return find(rip, mode, tries - 1);
   }
   return block;
 }
@@ -126,7 +131,12 @@ u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode) {
 /// Code for where the guest is; null where it cannot fetch.
 const u8* Runtime::code_at(u64 rip) {
   const unsigned index = jump_index(rip);
-  if (!code32_ && context_->jump_keys[index] + rip + context_->salt == 0) return context_->jump_code[index];
+  if (!code32_ && context_->jump_keys[index] + rip + context_->salt == 0) {
+    const unsigned transfer = transfer_index(rip, context_->salt);
+    context_->transfer_keys[transfer] = context_->jump_keys[index];
+    context_->transfer_code[transfer] = context_->jump_code[index];
+    return context_->jump_code[index];
+  }
   const Block* block = find(rip, mode());
   if (block == nullptr) return nullptr;
   remember_jump(*block);
@@ -141,7 +151,8 @@ const u8* Runtime::follow_link(u32 exit_index) {
   const u64 flushes = statistics_.cache_flushes;
   const Block* target = find(exit.rip, target_mode);
   if (target == nullptr) return nullptr;
-  if (flushes == statistics_.cache_flushes) {
+  // Looking may have cut the source: its code is not to be touched any more.
+  if (flushes == statistics_.cache_flushes && !store_.block(exit.block).dead) {
     const CodePage& page = store_.page(target->page);
     const bool no_look = page.token == source.token || page.space == kKernelSpace ||
                          (page.space != kNoSpace && page.space == source.space);
@@ -180,10 +191,13 @@ void Runtime::lead_on(u32 from, u32 to) {
 }
 
 void Runtime::remember_jump(const Block& block) {
-  const unsigned index = jump_index(block.rip);
-  context_->jump_keys[index] = 0 - (block.rip + static_cast<u64>(static_cast<i64>(block.mode.salt())));
+  const auto salt = static_cast<u64>(block.mode.salt());
   const bool trusted = store_.page(block.page).space != kNoSpace;
-  context_->jump_code[index] = cache_.code(trusted ? block.inner_entry : block.checked_entry);
+  const u8* code = cache_.code(trusted ? block.inner_entry : block.checked_entry);
+  const unsigned jump = jump_index(block.rip);
+  const unsigned transfer = transfer_index(block.rip, salt);
+  context_->jump_keys[jump] = context_->transfer_keys[transfer] = 0 - (block.rip + salt);
+  context_->jump_code[jump] = context_->transfer_code[transfer] = code;
 }
 
 void Runtime::forget_all_code() {
@@ -202,6 +216,7 @@ void Runtime::forget_jumps() {
   // No RIP has this key at this index: a salt is less than half the index's range.
   static_assert(1U << Mode::kSaltBits == kJumps / 2);
   for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ kJumps / 2} << 2);
+  context_->transfer_keys.fill(0 - kNowhere);
 }
 
 void Runtime::empty_return_stacks() {

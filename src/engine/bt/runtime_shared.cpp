@@ -8,10 +8,24 @@
 
 namespace vert::bt {
 
+namespace {
+
+/// Lists a frame; where there are too many, for a vCPU may sleep long, `all` stands for them.
+void add(std::vector<memory::Frame>& list, memory::Frame frame, bool& all) {
+  constexpr std::size_t kMost = 4096;
+  if (!list.empty() && list.back() == frame) return;
+  if (list.size() < kMost)
+    list.push_back(frame);
+  else
+    all = true;
+}
+
+}  // namespace
+
 void Runtime::code_written(memory::Frame frame) {
   {
     const std::scoped_lock lock(requests_mutex_);
-    requests_.written.push_back(frame);
+    add(requests_.written, frame, requests_.written_all);
   }
   has_requests_.store(true, std::memory_order_seq_cst);
   context_->attention.store(1, std::memory_order_seq_cst);
@@ -46,7 +60,7 @@ void Runtime::request_drop(std::optional<memory::Frame> frame) {
   {
     const std::scoped_lock lock(requests_mutex_);
     if (frame)
-      requests_.drops.push_back(*frame);
+      add(requests_.drops, *frame, requests_.drop_all);
     else
       requests_.drop_all = true;
     ticket = ++requests_.asked;
@@ -64,6 +78,7 @@ void Runtime::settle_requests() {
     std::swap(taken.written, requests_.written);
     std::swap(taken.drops, requests_.drops);
     taken.drop_all = std::exchange(requests_.drop_all, false);
+    taken.written_all = std::exchange(requests_.written_all, false);
     taken.asked = requests_.asked;
     has_requests_.store(false, std::memory_order_seq_cst);
   }
@@ -73,6 +88,7 @@ void Runtime::settle_requests() {
     if (code_writes_[frame] != 0xFF) ++code_writes_[frame];
     for (const u32 page : store_.pages_of(frame)) forget_page(page);
   }
+  if (taken.written_all) forget_all_code();
   settled_.store(taken.asked, std::memory_order_release);
 }
 

@@ -7,13 +7,27 @@ namespace vert::bt {
 
 using namespace x86;
 
-/// After MOV to CR3, whose source is in Context::call_target.
-void Runtime::load_cr3() {
-  constexpr u64 kKeeps = u64{1} << 63;  // no translation is forgotten
-  flush_address_space(*context_);
-  windows_.load_cr3(state_->cr3, (context_->call_target & kKeeps) != 0);
-  if ((state_->cr4 & cr4::PGE) == 0) verify(kKernelSpace);
+namespace {
+
+constexpr u64 kCr3NoFlush = u64{1} << 63;  // no translation is forgotten (SDM 3A, 4.10.4.1)
+
+}  // namespace
+
+/// MOV to CR3 in 64-bit mode (SDM 2B, MOV: Move to/from Control Registers). False, with nothing done, if it
+/// faults.
+bool Runtime::load_cr3(u64 value) {
+  const bool pcids = (state_->cr4 & cr4::PCIDE) != 0;
+  const bool kept = pcids && (value & kCr3NoFlush) != 0;
+  if (pcids) value &= ~kCr3NoFlush;
+  if (state_->cpl != 0 || !state_->long_mode() || (value >> vcpu_.model->physical_bits()) != 0) return false;
+  state_->cr3 = value;
+  fallback_->forget_translations();
+  epoch_ = fallback_->translation_epoch();
+  const bool kernel_stays = flush_address_space(*context_) && (state_->cr4 & cr4::PGE) != 0;
+  windows_.load_cr3(value, kept);
+  if (!kernel_stays) verify(kKernelSpace);
   follow_spaces();
+  return true;
 }
 
 /// INVLPG. It is for the present address space, and for global pages in all.
@@ -22,9 +36,10 @@ void Runtime::flush_page(u64 address) {
   if (!only_page) return flush_shared();
   windows_.flush_page(address);
   const u64 linear = address & ~kPageOffsetMask;
-  if (const auto page = store_.page_at(kKernelSpace, linear)) verify_page(*page);
+  for (const bool user : {false, true})
+    if (const auto page = store_.page_at(kKernelSpace, linear, user)) verify_page(*page);
   for (const CodeSpace space : windows_.spaces()) {
-    const auto page = store_.page_at(space, linear);
+    const auto page = store_.page_at(space, linear, true);
     if (!page) continue;
     if (space == windows_.space())
       verify_page(*page);
@@ -46,8 +61,11 @@ void Runtime::follow_spaces() {
   for (const CodeSpace space : ended) store_.end_space(space);
   const CodeSpace now = windows_.space();
   // Calls of one space may not be returned to in another.
-  const bool other = now != kNoSpace && std::exchange(return_space_, now) != now;
-  if (!ended.empty()) forget_jumps();
+  const bool other = std::exchange(return_space_, now) != now;
+  if (!ended.empty()) {
+    forget_jumps();
+    for (auto& token : context_->code_tokens[1]) token.store(0, std::memory_order_relaxed);
+  }
   if (other || !ended.empty()) empty_return_stacks();
   if (windows_.take_flushed()) verify(now);
 }
@@ -62,9 +80,11 @@ void Runtime::verify_page(u32 index) {
   const cpu::Privilege privilege = page.user ? cpu::Privilege::kUser : cpu::Privilege::kSupervisor;
   cpu::Translation translation;
   Fault fault;
-  const bool there = cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(page.linear),
-                               cpu::AccessKind::kExecute, privilege, translation, fault);
-  if (there && vcpu_.memory->host(translation.page, kPageSize) == page.host &&
+  bool there = cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(page.linear),
+                         cpu::AccessKind::kExecute, privilege, translation, fault);
+  there = there && vcpu_.memory->host(translation.page, kPageSize) == page.host;
+  if (there) note_large_page(*context_, page.linear, translation.page_size);
+  if (there &&
       space_of(page.linear, page.frame, translation, page.user ? windows_.space() : kNoSpace) == page.space)
     return;
   forget_page(index);
@@ -79,7 +99,6 @@ CodeSpace Runtime::space_of(u64 linear, memory::Frame frame, const cpu::Translat
   if (code_writes_[frame] >= kWritesToDistrust) return kNoSpace;
   if (linear >> 63 == 0) return translation.page_size == kPageSize ? user : kNoSpace;
   if (!translation.global) return kNoSpace;
-  note_large_page(*context_, linear, translation.page_size);
   return kKernelSpace;
 }
 

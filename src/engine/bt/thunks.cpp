@@ -11,6 +11,7 @@ namespace vert::bt {
 
 extern "C" u64 leaf_fill(Context* context, u64 address, u32 request);
 extern "C" u64 leaf_string(Context* context, u64 address, u32 request);
+extern "C" u64 leaf_state(Context* context, u64 address, u32 request);
 extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer);
 
 namespace {
@@ -46,7 +47,7 @@ class ThunkWriter {
 
   PrepareFpu prepare_fpu_;
   Assembler as_;
-  Label enter_, resume_, transfer_, exit_, exit_saved_, fill_, string_, load_fpu_, return_miss_,
+  Label enter_, resume_, transfer_, exit_, exit_saved_, fill_, string_, state_, load_fpu_, return_miss_,
       return_empty_;
 };
 
@@ -199,6 +200,8 @@ Thunks ThunkWriter::write(CodeCache& cache) {
   call_leaf(reinterpret_cast<u64>(&leaf_fill));
   string_ = as_.here();
   call_leaf(reinterpret_cast<u64>(&leaf_string));
+  state_ = as_.here();
+  call_leaf(reinterpret_cast<u64>(&leaf_state));
   fill_fpu();
   returns();
   transfer();
@@ -213,6 +216,7 @@ Thunks ThunkWriter::write(CodeCache& cache) {
           .return_miss = as_.placed(base, return_miss_),
           .return_empty = as_.placed(base, return_empty_),
           .string = as_.placed(base, string_),
+          .state = as_.placed(base, state_),
           .transfer = as_.placed(base, transfer_)};
 }
 

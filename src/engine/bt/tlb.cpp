@@ -78,8 +78,11 @@ void flush_all(Context& context) {
   context.token_fill_count = 0;
 }
 
-void flush_address_space(Context& context) {
-  if (context.fill_count > Context::kFills) return flush_all(context);
+bool flush_address_space(Context& context) {
+  if (context.fill_count > Context::kFills) {
+    flush_all(context);
+    return false;
+  }
   for (u32 i = 0; i < context.fill_count; ++i) {
     const unsigned fill = context.fills[i];
     invalidate(context.tlb[fill >> kTlbIndexBits], fill % kTlbSize);
@@ -87,6 +90,7 @@ void flush_address_space(Context& context) {
   context.fill_count = 0;
   for (const bool giant : {false, true}) context.large_pages[large_page_place(0, giant).set].fill(0);
   flush_tokens_of_address_space(context);
+  return true;
 }
 
 bool flush_page(Context& context, u64 address) {

@@ -12,8 +12,8 @@ void init(Context& context, const cpu::VcpuContext& vcpu);
 
 /// After each change of CR0.PG or WP, CR4, EFER and PKRU, and after state_changed().
 void flush_all(Context& context);
-/// MOV to CR3: all but global pages (SDM 3A, 4.10.4.1).
-void flush_address_space(Context& context);
+/// MOV to CR3: all but global pages (SDM 3A, 4.10.4.1). False if more went.
+bool flush_address_space(Context& context);
 /// INVLPG: the page, of whatever size, that holds `address`. False if it may be a large one: then all goes.
 bool flush_page(Context& context, u64 address);
 

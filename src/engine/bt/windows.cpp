@@ -84,7 +84,8 @@ Windows::Windows(ContextMemory& context, memory::GuestMemory& memory, const Poli
     : context_(context), memory_(memory), policy_(policy) {
   auto nowhere = reserve();
   if (nowhere) nowhere_ = std::move(*nowhere);
-  for (unsigned index = 0; index < kWindowIndexes; ++index)
+  // Entries beyond the lower half are looked up, too, by bases from which a displacement leads back into it.
+  for (unsigned index = 0; index < kWindowTableEntries; ++index)
     context_.windows()[index] = difference_of(nowhere_, index);
 }
 
@@ -123,7 +124,8 @@ void Windows::enter(Space& space) {
 }
 
 void Windows::load_cr3(u64 cr3, bool kept) {
-  last_look_ = now_ns();
+  count_time();
+  if (current_ != nullptr) judge(*current_);
   const bool pcids = (context_->state->cr4 & x86::cr4::PCIDE) != 0;
   if (!kept || !pcids) {
     for (Space& space : spaces_) {
@@ -178,17 +180,26 @@ void Windows::leave(Space& space) {
   space.cost = 0;
 }
 
-void Windows::look() {
+/// Adds the time since this was last asked to the present space's.
+void Windows::count_time() {
   const u64 now = now_ns();
   const u64 since = std::exchange(last_look_, now);
-  if (since == 0 || current_ == nullptr) return;
+  if (since != 0 && current_ != nullptr) current_->run += now - since;
+}
+
+void Windows::look() {
+  count_time();
+  if (current_ == nullptr) return;
   Space& space = *current_;
-  space.run += now - since;
-  if (!space.open) {
-    if (space.run >= space.open_after && possible()) open(space);
-    return;
-  }
-  if (space.cost <= policy_.allowance + space.run / kCostShare) return;
+  if (space.open)
+    judge(space);
+  else if (space.run >= space.open_after && possible())
+    open(space);
+}
+
+/// Closes what costs too much.
+void Windows::judge(Space& space) {
+  if (!space.open || space.cost <= policy_.allowance + space.run / kCostShare) return;
   leave(space);
   space.open_after = std::max<u64>(space.open_after, 1) * kPatience;
   ++counts_.closed;
@@ -233,6 +244,7 @@ void Windows::note_writable(memory::Frame first, u32 pages) {
 /// Nothing is shown any more.
 void Windows::clear(Space& space) {
   space.inseparable = false;
+  space.forgets = 0;
   space.flushed = true;
   if (space.shown.empty()) return;
   const u64 begin = now_ns();
@@ -244,7 +256,9 @@ void Windows::clear(Space& space) {
 }
 
 void Windows::forget(Space& space, u64 linear) {
-  if (space.inseparable) return clear(space);
+  // The host keeps page tables of what is hidden piecemeal.
+  constexpr unsigned kMostForgets = 4096;
+  if (space.inseparable || space.forgets > kMostForgets) return clear(space);
   for (const u64 first : {linear, linear & ~(kLargeSize - 1)}) {
     const auto found = space.shown.find(first);
     if (found == space.shown.end() || linear - first >= u64{found->second.pages} * kPageSize) continue;
@@ -253,6 +267,7 @@ void Windows::forget(Space& space, u64 linear) {
     const u64 begin = now_ns();
     if (!hide(first + window->difference, u64{found->second.pages} * kPageSize)) return clear(space);
     space.shown.erase(found);
+    ++space.forgets;
     --pages_;
     space.cost += now_ns() - begin;
   }
@@ -333,7 +348,10 @@ bool Windows::show_large(const Window& window, u64 linear, const PageView& view,
     writable = !marked(frame);
   if (write && !writable) return false;
   if (view.shift != kLargeShift) current_->inseparable = true;
-  return map(window, linear & ~(kLargeSize - 1), first, kLargePages, writable);
+  const u64 begin = linear & ~(kLargeSize - 1);
+  for (u32 i = 0; i < kLargePages; ++i)
+    pages_ -= static_cast<unsigned>(current_->shown.erase(begin + i * kPageSize));
+  return map(window, begin, first, kLargePages, writable);
 }
 
 /// The page at `linear` and those of its neighbours that are not shown yet, in runs that one mapping serves.
@@ -372,6 +390,8 @@ bool Windows::map(const Window& window, u64 linear, memory::Frame first, u32 pag
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   if (mmap(host, size, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, memory_.memfd(),
            static_cast<off_t>(u64{first} << kPageShift)) == MAP_FAILED) {
+    // The kernel may have taken the reservation away before it failed.
+    VERT_CHECK(hide(linear + window.difference, size));
     current_->cost += policy_.allowance;  // out of mappings: it is not worth it
     return false;
   }

@@ -101,6 +101,7 @@ class Windows {
     bool open = false;
     bool flushed = false;
     bool inseparable = false;  // pieces of a page that is larger than they: they go together
+    unsigned forgets = 0;      // pages hidden one by one
     u64 run = 0;               // ns since it was last opened or closed
     u64 cost = 0;              // ns
     u64 open_after = 0;
@@ -119,10 +120,12 @@ class Windows {
 
   [[nodiscard]] bool possible() const;
   [[nodiscard]] Space& find_space(u64 cr3);
+  void count_time();
   void enter(Space& space);
   void publish(const Space& space, bool shown);
   void open(Space& space);
   void leave(Space& space);
+  void judge(Space& space);
   void clear(Space& space);
   void forget(Space& space, u64 linear);
   void widen(Space& space);

@@ -56,6 +56,7 @@ Interpreter::~Interpreter() = default;
 ExitInfo Interpreter::run(cpu::CpuState& state, u64 budget) { return impl_->run(state, budget); }
 void Interpreter::state_changed() { impl_->attached = nullptr; }
 u64 Interpreter::translation_epoch() const { return impl_->core.mmu.epoch(); }
+void Interpreter::forget_translations() { impl_->core.mmu.flush(); }
 
 ExitInfo Interpreter::Impl::run(cpu::CpuState& state, u64 budget) {
   if (attached != &state) {

@@ -15,6 +15,7 @@ class Interpreter final : public cpu::FallbackEngine {
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget) override;
   void state_changed() override;
   [[nodiscard]] u64 translation_epoch() const override;
+  void forget_translations() override;
 
  private:
   struct Impl;

@@ -373,7 +373,7 @@ TEST_F(Iret, CompatibilityModeSameLevelKeepsStack) {
 TEST_F(Iret, StackFaultsPage) {
   long_mode(0);
   state.gpr[x86::kRsp] = kUnmapped;
-  expect_fault(Fault::page(0, kUnmapped), [&] { return iret(8); });
+  expect_fault(Fault::page(0, kUnmapped + 16), [&] { return iret(8); });  // RFLAGS is read first
 }
 
 }  // namespace

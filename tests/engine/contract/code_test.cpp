@@ -1,0 +1,115 @@
+// Code that changes under an engine that keeps what it made of it, and how its pieces are joined.
+#include <cstring>
+
+#include "engine/contract/engine_test.hpp"
+
+namespace vert::test {
+namespace {
+
+constexpr u64 kGlobalUsed = 0x120;  // G and A in a page-table entry
+
+class CodeTest : public EngineTest {
+ protected:
+  static constexpr u64 kUserCode = 0x40'0000;
+  static constexpr u64 kUserStack = 0x50'0000;
+
+  /// Two pages of user code, writable, and a stack.
+  void start_user(Assembler& assembler) {
+    u8* host = rig().map(kUserCode, 2, {true, true, true});
+    rig().map(kUserStack, 1, {true, true, false});
+    rig().write_host(host, assembler.finish());
+    rig().set_state(rig().initial_state(kUserCode, kUserStack + 0x800, 3));
+  }
+};
+
+TEST_P(CodeTest, BudgetHoldsInALoopOfVectorInstructions) {
+  make_rig();
+  Assembler a(kUserCode);
+  a.label("loop").bytes({0x0F, 0x2F, 0xC1}).branch({0xE9}, "loop");  // comiss xmm0, xmm1; jmp
+  start_user(a);
+  const cpu::ExitInfo exit = rig().run(1000);
+  EXPECT_EQ(exit.reason, cpu::Exit::kBudget);
+  EXPECT_EQ(exit.instructions, 1000U);
+}
+
+/// An instruction whose second part lies on a page that is written, after a jump from the same page.
+TEST_P(CodeTest, WriteToTheSecondPageOfAnInstructionIsSeen) {
+  make_rig();
+  Assembler a(kUserCode);
+  a.label("loop").bytes({0x0F, 0x28, 0xDB}).branch({0xE9}, "across");  // movaps xmm3, xmm3
+  while (a.here() < kUserCode + kPageSize - 2) a.bytes({0xCC});
+  a.label("across").bytes({0x0F, 0x58, 0xC1});                       // addps xmm0, xmm1
+  a.bytes({0x31, 0xC0, 0x41, 0xFF, 0xC4});                           // xor eax, eax; inc r12d
+  a.bytes({0x41, 0x83, 0xFC, 0x02}).branch({0x0F, 0x84}, "modify");  // cmp r12d, 2
+  a.bytes({0x41, 0x83, 0xFC, 0x04}).branch({0x0F, 0x85}, "loop").hlt();
+  a.label("modify").bytes({0xC6, 0x03, 0xC2}).branch({0xE9}, "loop");  // mov byte [rbx], ModRM of xmm0, xmm2
+  start_user(a);
+  cpu::CpuState& state = rig().state();
+  state.gpr[x86::kRbx] = kUserCode + kPageSize;
+  const float one = 1;
+  const float hundred = 100;
+  std::memcpy(state.fpu.zmm[1].data(), &one, sizeof one);
+  std::memcpy(state.fpu.zmm[2].data(), &hundred, sizeof hundred);
+  (void)rig().run(cpu::kNoBudget);
+  float sum = 0;
+  std::memcpy(&sum, rig().state().fpu.zmm[0].data(), sizeof sum);
+  EXPECT_EQ(sum, 202);
+}
+
+/// A page of kernel code gets another frame, with or without INVLPG: that is behind a branch whose target is
+/// looked for while the page goes.
+class RemappedCodeTest : public CodeTest {
+ protected:
+  static constexpr u64 kCallee = 0xFFFF'A000'0000'0000;
+  static constexpr u64 kCaller = 0xFFFF'A000'0010'0000;
+  static constexpr u8 kTurns = 9;
+
+  void run(bool invalidate);
+  [[nodiscard]] Gpa map_kernel(u64 linear) {
+    const Gpa frame = rig().allocate_page();
+    rig().map_page(linear, frame, {false, true, true});
+    *rig().page_entry(linear) |= kGlobalUsed;
+    return frame;
+  }
+};
+
+void RemappedCodeTest::run(bool invalidate) {
+  make_rig();
+  const Gpa old_code = map_kernel(kCallee);
+  const Gpa new_code = rig().allocate_page();
+  const Gpa caller = map_kernel(kCaller);
+  u64* entry = rig().page_entry(kCallee);
+  const Gpa entry_address = rig().memory().gpa_of(reinterpret_cast<u8*>(entry));
+
+  Assembler callee(kCallee);
+  callee.branch({0x0F, 0x84}, "taken").bytes({0xC3}).label("taken").bytes({0xC3});  // jz; ret
+  rig().write(old_code, callee.finish());
+  rig().write(new_code, std::vector<u8>{0x41, 0xFF, 0xC5, 0xC3, 0xC3, 0xC3, 0xC3, 0xC3});  // inc r13d; ret...
+
+  Assembler a(kCaller);
+  a.load(x86::kRbx, GuestRig::direct(entry_address)).load(x86::kRcx, (*entry & 0xFFF) | new_code.value());
+  a.load(x86::kRdx, kCallee).bytes({0x45, 0x31, 0xE4, 0x45, 0x31, 0xED});  // xor r12d, r12d; xor r13d, r13d
+  a.label("loop").bytes({0x41, 0x83, 0xFC, 0x05}).branch({0x0F, 0x85}, "go");  // cmp r12d, 5
+  a.bytes({0x48, 0x89, 0x0B});                                                 // mov [rbx], rcx
+  if (invalidate) a.bytes({0x0F, 0x01, 0x3A});                                 // invlpg [rdx]
+  a.branch({0xE9}, "go");
+  a.label("go").bytes({0x41, 0x83, 0xFC, 0x05, 0xE8});  // cmp r12d, 5; call
+  a.value(static_cast<u32>(kCallee - (a.here() + 4)));
+  a.bytes({0x41, 0xFF, 0xC4, 0x41, 0x83, 0xFC, kTurns}).branch({0x0F, 0x85}, "loop").hlt();
+  rig().write(caller, a.finish());
+  rig().set_state(rig().initial_state(kCaller, GuestRig::kernel_stack_top(), 0));
+  ASSERT_EQ(rig().run(cpu::kNoBudget).reason, cpu::Exit::kHalt);
+  EXPECT_EQ(reg(x86::kR12), kTurns);
+}
+
+TEST_P(RemappedCodeTest, WithInvlpgTheNewCodeRuns) {
+  run(true);
+  EXPECT_EQ(reg(x86::kR13), kTurns - 5U);
+}
+TEST_P(RemappedCodeTest, WithoutInvlpgItRunsTheOldOrTheNew) { run(false); }
+
+INSTANTIATE_TEST_SUITE_P(Engines, CodeTest, testing::ValuesIn(engine_names()));
+INSTANTIATE_TEST_SUITE_P(Engines, RemappedCodeTest, testing::ValuesIn(engine_names()));
+
+}  // namespace
+}  // namespace vert::test
