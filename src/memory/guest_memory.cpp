@@ -43,7 +43,8 @@ GuestMemory::GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::M
       marks_(std::make_unique<std::atomic<u8>[]>(frame_count())),
       code_versions_(std::make_unique<std::atomic<u32>[]>(frame_count())),
       dirty_(std::make_unique<std::atomic<u64>[]>((frame_count() + 63) / 64)),
-      code_writes_(std::make_unique<u16[]>(frame_count())) {
+      unwatches_(std::make_unique<u8[]>(frame_count())),
+      writes_in_a_row_(std::make_unique<std::atomic<u8>[]>(frame_count())) {
   u8* host = mapping_.data();
   for (const RamRegion& region : regions_) {
     mapped_.push_back({region.base, region.size, host});
@@ -130,11 +131,15 @@ void GuestMemory::code_page_written(Frame frame) {
 }
 
 bool GuestMemory::write_ends_watch(Frame frame) {
-  u16& writes = code_writes_[frame];
-  if (writes++ < kFreeUnwatches) return true;
-  if (writes < kFreeUnwatches + kPatience) return false;
-  writes = kFreeUnwatches;
-  return true;
+  u8& unwatches = unwatches_[frame];
+  if (unwatches < kFreeUnwatches) {
+    ++unwatches;
+    return true;
+  }
+  // Whoever asks for the watch meanwhile sets it to 0; if that is lost, the watch ends sooner.
+  const auto writes = static_cast<u8>(writes_in_a_row_[frame].load(std::memory_order_relaxed) + 1);
+  writes_in_a_row_[frame].store(writes, std::memory_order_relaxed);
+  return writes >= kWritesInARow;
 }
 
 template <typename Call>

@@ -104,6 +104,7 @@ class GuestMemory {
     // The version first: a page that is still watched after it was read cannot lose its watch without raising
     // it.
     const u32 version = code_version(frame);
+    writes_in_a_row_[frame].store(0, std::memory_order_relaxed);
     if ((marks_[frame].load(std::memory_order_acquire) & kWatched) != 0) return version;
     return start_watch(frame);
   }
@@ -154,9 +155,9 @@ class GuestMemory {
   static constexpr u8 kWatched = 4;    // kCode has reached all threads
 
   // Pages that mix code and data would be watched and unwatched without end: after the first few times, a
-  // page stays watched for the next kPatience writes.
-  static constexpr u16 kFreeUnwatches = 16;
-  static constexpr u16 kPatience = 4096;
+  // page stays watched until it is written kWritesInARow times with nobody asking for the watch in between.
+  static constexpr u8 kFreeUnwatches = 16;
+  static constexpr u8 kWritesInARow = 8;
   static constexpr std::size_t kCodeMutexes = 64;
 
   GuestMemory(std::vector<RamRegion> regions, base::Fd memfd, base::Mapping mapping);
@@ -174,9 +175,10 @@ class GuestMemory {
   std::unique_ptr<std::atomic<u8>[]> marks_;
   std::unique_ptr<std::atomic<u32>[]> code_versions_;
   std::unique_ptr<std::atomic<u64>[]> dirty_;
-  // Starts and ends of a frame's watch are serialised by its mutex, which also guards its code_writes_.
+  // Starts and ends of a frame's watch are serialised by its mutex, which also guards its unwatches_.
   std::array<std::mutex, kCodeMutexes> code_mutexes_;
-  std::unique_ptr<u16[]> code_writes_;  // writes while watched; see write_ends_watch()
+  std::unique_ptr<u8[]> unwatches_;  // up to kFreeUnwatches; see write_ends_watch()
+  std::unique_ptr<std::atomic<u8>[]> writes_in_a_row_;
   std::shared_mutex watchers_mutex_;
   std::vector<CodeWatcher*> watchers_;
   std::atomic<bool> dirty_log_ = false;

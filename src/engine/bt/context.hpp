@@ -125,8 +125,9 @@ struct alignas(64) Context {
   u64 return_unbias = 0;                 // minus Mode::return_bias() of the code that runs
   std::array<u64, kPrivileges> salts{};  // the salts of 64-bit code of each privilege, all else as it is
   std::array<u64, kPrivileges> return_unbiases{};
-  u64 supervisor_stack = 0;  // the empty return stack of the supervisor
-  u32 privilege = 0;         // cpu::Privilege of the code that runs
+  std::array<u8, kPrivileges> fpu_wants{};  // fpu_wanted of each privilege
+  u64 supervisor_stack = 0;                 // the empty return stack of the supervisor
+  u32 privilege = 0;                        // cpu::Privilege of the code that runs
   u32 host_mxcsr = 0x1F80;
   Context* self = this;
 
@@ -140,6 +141,7 @@ struct alignas(64) Context {
   u8 direction_flag = 0;          // RFLAGS.DF
   std::atomic<u8> attention = 0;  // leave generated code at the next look
   u8 fpu_loaded = 0;              // the host's vector and x87 registers are the guest's
+  u8 fpu_wanted = 0;              // code of this mode takes that for granted
   u8 fpu_in_image = 0;            // `xsave` is newer than CpuState's
   u8 user_stack = 0;              // return_rsp is in the user's stack
   u8 held = 0;                    // something waits for IF to be set

@@ -20,7 +20,7 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   interpret_.assign(request.plan.count, {});
   flags_ = Flags::kHost;
   group_ = -1;
-  fpu_checked_ = false;
+  fpu_checked_ = request.mode.windows;
   entry();
   fpu_entry_ = inner_;
   for (unsigned i = 0; i < request.plan.count; ++i) {
@@ -95,27 +95,15 @@ void Emitter::entry() {
 
 void Emitter::checks_before(unsigned i) {
   const BlockPlan& plan = request_->plan;
-  if (plan.fpu != 0 && plan.fpu_check == i) {
-    free_flags(i);
-    load_fpu();
+  if (plan.fpu != 0 && plan.fpu_check == i && !request_->mode.windows) {
+    load_fpu(i);
     fpu_checked_ = true;
     // Whoever enters here has not passed what stands before.
     const bool nothing_before = i == 0 && !request_->mode.counted && request_->second_token == 0;
     if (nothing_before && flags_ == Flags::kHost) fpu_entry_ = assembler_.here();
   }
   if (plan.attention_check == static_cast<int>(i)) {
-    const Label wanted = assembler_.make_label();
-    free_flags(i);
-    assembler_.cmp_imm8(VERT_FIELD(attention), 0);
-    assembler_.jcc(Cond::kNe, wanted);
-    assembler_.use_cold();
-    assembler_.bind(wanted);
-    if (flags_ == Flags::kSaved) {
-      restore_flags();
-      flags_ = Flags::kSaved;
-    }
-    leave(add_exit({.kind = ExitKind::kAttention, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
-    assembler_.use_hot();
+    attention(i);
   }
   for (std::size_t g = 0; g < plan.groups.size(); ++g) {
     if (plan.groups[g].check != i) continue;
@@ -124,7 +112,34 @@ void Emitter::checks_before(unsigned i) {
   }
 }
 
-void Emitter::load_fpu() {
+/// Looks whether another thread wants something. Keeps flags that matter.
+void Emitter::attention(unsigned i) {
+  const Label wanted = assembler_.make_label();
+  if (flags_ == Flags::kSaved || request_->plan.live_before[i] == 0) {
+    assembler_.cmp_imm8(VERT_FIELD(attention), 0);
+    assembler_.jcc(Cond::kNe, wanted);
+  } else {
+    const Label calm = assembler_.make_label();
+    assembler_.mov(kScratch, kRcx);
+    assembler_.load(kRcx, VERT_FIELD(attention), 1);
+    assembler_.jrcxz(calm);
+    assembler_.mov(kRcx, kScratch);
+    assembler_.jmp(wanted);
+    assembler_.bind(calm);
+    assembler_.mov(kRcx, kScratch);
+  }
+  assembler_.use_cold();
+  assembler_.bind(wanted);
+  if (flags_ == Flags::kSaved) {
+    restore_flags();
+    flags_ = Flags::kSaved;
+  }
+  leave(add_exit({.kind = ExitKind::kAttention, .insn = static_cast<u16>(i), .rip = insn(i).rip}));
+  assembler_.use_hot();
+}
+
+void Emitter::load_fpu(unsigned i) {
+  free_flags(i);
   const Label load = assembler_.make_label();
   assembler_.cmp_imm8(VERT_FIELD(fpu_loaded), 0);
   assembler_.jcc(Cond::kE, load);

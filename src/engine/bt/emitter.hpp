@@ -121,7 +121,8 @@ class Emitter {
   void check_token(u64 linear, u32 wanted, Label stale);
   [[nodiscard]] std::size_t token_offset(u64 linear) const;
   void checks_before(unsigned i);
-  void load_fpu();
+  void load_fpu(unsigned i);
+  void attention(unsigned i);
   void group_check(const Group& group, unsigned i);
   void instruction(unsigned i);
 
@@ -209,7 +210,7 @@ class Emitter {
   Label inner_;
   Label fpu_entry_;
   Label stale_;
-  bool fpu_checked_ = false;
+  bool fpu_checked_ = false;  // the vector registers are the guest's
   Flags flags_ = Flags::kHost;
   int group_ = -1;  // the one whose difference is in kDelta
   std::vector<Out> interpret_;

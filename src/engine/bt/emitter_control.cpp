@@ -64,7 +64,8 @@ void Emitter::call(unsigned i) {
 /// Where the return to the call at i arrives, with the address that it returns to in kAddress.
 void Emitter::landing(unsigned i) {
   const u64 address = request_->mode.code32 ? insn(i).next_rip() & 0xFFFFFFFF : insn(i).next_rip();
-  fpu_checked_ = false;  // whoever was called may have left the vector registers to the host
+  // Whoever was called may have left the vector registers to the host.
+  fpu_checked_ = request_->mode.windows;
   const Label expected = assembler_.make_label();
   const u64 passed = address + static_cast<u64>(request_->mode.return_bias());
   assembler_.mov(kScratch, kRcx);

@@ -242,6 +242,9 @@ void Emitter::group_address(const Group& group) {
 void Emitter::find_group_window(const Group& group, unsigned i) {
   if (group.constant && window_index(group.page) < kWindowIndexes)
     return assembler_.load(kDelta, field(kWindowTable + window_index(group.page) * sizeof(u64)));
+  // Margins make up for what the group's constants add (block_plan.cpp keeps them small).
+  const bool bare = !group.constant && group.base != Group::kNoRegister && group.index == Group::kNoRegister;
+  if (bare && !in_memory(group.base)) return find_window(i, kDelta, kHostRegister[group.base]);
   group_address(group);
   find_window(i, kDelta, kAddress);
 }

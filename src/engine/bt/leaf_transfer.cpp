@@ -28,6 +28,7 @@ void follow_privilege(Context& context) {
   context.privilege = static_cast<u32>(privilege);
   context.salt = context.salts[context.privilege];
   context.return_unbias = context.return_unbiases[context.privilege];
+  context.fpu_wanted = context.fpu_wants[context.privilege];
   const bool user = privilege == cpu::Privilege::kUser;
   if (user == (context.user_stack != 0)) return;
   context.user_stack = user ? 1 : 0;

@@ -116,6 +116,7 @@ void Runtime::import_state() {
   const Mode now = mode();
   context.salt = static_cast<u64>(now.salt());
   context.return_unbias = 0 - static_cast<u64>(now.return_bias());
+  context.fpu_wanted = now.windows ? 1 : 0;
   if (now.user() == (context.user_stack != 0)) return;
   context.user_stack = now.user() ? 1 : 0;
   if (now.user()) {
@@ -141,6 +142,7 @@ void Runtime::follow_controls() {
     modes_[i].space_slot = i == kUserMode ? slot : 0;
     context_->salts[i] = static_cast<u64>(modes_[i].salt());
     context_->return_unbiases[i] = 0 - static_cast<u64>(modes_[i].return_bias());
+    context_->fpu_wants[i] = modes_[i].windows ? 1 : 0;
   }
   if (!changed) return;
   forget_jumps();

@@ -38,6 +38,8 @@ class ThunkWriter {
   void group15(u8 extension, const HostMem& at, bool wide);
   void enter();
   void exit();
+  void load_wanted_fpu();
+  void restore_fpu();
   void save_guest();
   void transfer();
   void call_leaf(u64 function);
@@ -67,14 +69,39 @@ void ThunkWriter::enter() {
   bytes({0x48, 0x83, 0xEC, 0x08});                                      // sub rsp, 8: aligned for calls
   as_.store(VERT_FIELD(host_rsp), kRsp);
   resume_ = as_.here();
-  as_.load(kRsp, VERT_FIELD(return_rsp));
   as_.mov(kAddress, kRdi);
+  load_wanted_fpu();
+  as_.load(kRsp, VERT_FIELD(return_rsp));
   as_.load(kRax, VERT_FIELD(rflags_arithmetic));
   bytes({0x50});  // push rax
   as_.popfq();
   for (u8 guest = 0; guest < kGprCount; ++guest)
     if (!in_memory(guest)) as_.load(kHostRegister[guest], slot(guest));
   bytes({0x41, 0xFF, 0xE0 | (kAddress & 7)});  // jmp kAddress
+}
+
+/// With no guest register at hand yet, on the C++ stack. Keeps kAddress.
+void ThunkWriter::load_wanted_fpu() {
+  const Label done = as_.make_label();
+  as_.load(kRax, VERT_FIELD(fpu_wanted), 1);
+  as_.cmp_imm(kRax, 0, true);
+  as_.jcc(Cond::kE, done);
+  as_.cmp_imm8(VERT_FIELD(fpu_loaded), 0);
+  as_.jcc(Cond::kNe, done);
+  as_.store(VERT_FIELD(call_target), kAddress);
+  as_.load(kRdi, VERT_FIELD(self));
+  as_.mov_imm(kRax, reinterpret_cast<u64>(prepare_fpu_));
+  bytes({0xFF, 0xD0});  // call rax
+  restore_fpu();
+  as_.load(kAddress, VERT_FIELD(call_target));
+  as_.bind(done);
+}
+
+void ThunkWriter::restore_fpu() {
+  as_.mov_imm(kRax, host_components());
+  as_.mov_imm(kRdx, 0);
+  group15(5, VERT_FIELD(xsave), true);  // XRSTOR64
+  as_.store_imm(VERT_FIELD(fpu_loaded), 1, 1);
 }
 
 /// All that lives in the host's registers, into the Context.
@@ -149,10 +176,7 @@ void ThunkWriter::fill_fpu() {
   load_fpu_ = as_.here();
   for (const u8 reg : kCallerSaved) as_.store(slot(reg), reg);
   on_host_stack(reinterpret_cast<u64>(prepare_fpu_));
-  as_.mov_imm(kRax, host_components());
-  as_.mov_imm(kRdx, 0);
-  group15(5, VERT_FIELD(xsave), true);  // XRSTOR64
-  as_.store_imm(VERT_FIELD(fpu_loaded), 1, 1);
+  restore_fpu();
   for (const u8 reg : kCallerSaved) as_.load(reg, slot(reg));
   as_.ret();
 }
