@@ -38,6 +38,7 @@ class ThunkWriter {
   void group15(u8 extension, const HostMem& at, bool wide);
   void enter();
   void exit();
+  void load_flags();
   void load_wanted_fpu();
   void restore_fpu();
   void save_guest();
@@ -72,12 +73,19 @@ void ThunkWriter::enter() {
   as_.mov(kAddress, kRdi);
   load_wanted_fpu();
   as_.load(kRsp, VERT_FIELD(return_rsp));
-  as_.load(kRax, VERT_FIELD(rflags_arithmetic));
-  bytes({0x50});  // push rax
-  as_.popfq();
+  load_flags();
   for (u8 guest = 0; guest < kGprCount; ++guest)
     if (!in_memory(guest)) as_.load(kHostRegister[guest], slot(guest));
   bytes({0x41, 0xFF, 0xE0 | (kAddress & 7)});  // jmp kAddress
+}
+
+/// The guest's arithmetic flags; POPF would take longer than all of this thunk.
+void ThunkWriter::load_flags() {
+  as_.load(kRax, VERT_FIELD(rflags_arithmetic));
+  as_.mov32(kRdx, kRax);
+  bytes({0xC1, 0xEA, 0x0B, 0x83, 0xE2, 0x01});  // shr edx, 11; and edx, 1: OF
+  bytes({0xC1, 0xE0, 0x08, 0x09, 0xD0});        // shl eax, 8; or eax, edx: the others in AH
+  bytes({0x04, 0x7F, 0x9E});                    // add al, 7Fh: sets OF if AL is 1; sahf
 }
 
 /// With no guest register at hand yet, on the C++ stack. Keeps kAddress.
