@@ -77,13 +77,19 @@ Windows::Policy Windows::usual_policy(unsigned vcpus) {
   constexpr unsigned kOthers = 8192;
   const unsigned limit = std::min(host_map_limit(), 1U << 20);
   const unsigned pages = limit <= kOthers ? 0 : (limit - kOthers) / 2 / vcpus;
-  return {.open_after = kOpenAfter, .allowance = kAllowance, .pages = pages};
+  // All vCPUs' windows take less than half of the host's 128 TiB, however many processes the guest has.
+  constexpr unsigned kMostWindows = 96;
+  constexpr unsigned kMostVcpus = 48;  // each has one more, nowhere_
+  const unsigned windows = vcpus > kMostVcpus ? 0 : kMostWindows / vcpus;
+  return {.open_after = kOpenAfter, .allowance = kAllowance, .pages = pages, .windows = windows};
 }
 
 Windows::Windows(ContextMemory& context, memory::GuestMemory& memory, const Policy& policy)
     : context_(context), memory_(memory), policy_(policy) {
-  auto nowhere = reserve();
-  if (nowhere) nowhere_ = std::move(*nowhere);
+  if (policy_.windows != 0) {
+    auto nowhere = reserve();
+    if (nowhere) nowhere_ = std::move(*nowhere);
+  }
   // Entries beyond the lower half are looked up, too, by bases from which a displacement leads back into it.
   for (unsigned index = 0; index < kWindowTableEntries; ++index)
     context_.windows()[index] = difference_of(nowhere_, index);
@@ -100,7 +106,6 @@ Windows::Space& Windows::find_space(u64 cr3) {
   if (found != spaces_.end()) return *found;
   Space& oldest = *std::ranges::min_element(spaces_, {}, &Space::used);
   leave(oldest);
-  oldest.windows.clear();
   oldest = Space{};
   oldest.cr3 = cr3;
   oldest.open_after = policy_.open_after;
@@ -173,6 +178,8 @@ void Windows::open(Space& space) {
 void Windows::leave(Space& space) {
   clear(space);
   if (current_ == &space) publish(space, false);
+  window_count_ -= static_cast<unsigned>(space.windows.size());
+  space.windows.clear();
   if (space.open) ended_.push_back(space.number);
   space.open = false;
   space.flushed = false;
@@ -281,8 +288,10 @@ void Windows::widen(Space& space) {
     const auto entry = memory_.load<u64>(Gpa(root + index * sizeof(u64)));
     if (!entry || (*entry & kWanted) != kWanted) continue;
     if (std::ranges::find(space.windows, index, &Window::index) != space.windows.end()) continue;
+    if (window_count_ == policy_.windows) return;
     auto reserved = reserve();
     if (!reserved) return;
+    ++window_count_;
     const u64 difference = difference_of(*reserved, index);
     space.windows.push_back({index, std::move(*reserved), difference});
     if (space.open && current_ == &space) context_.windows()[index] = difference;

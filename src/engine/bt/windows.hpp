@@ -26,9 +26,10 @@ namespace vert::bt {
 class Windows {
  public:
   struct Policy {
-    u64 open_after = 0;  // ns that an address space runs before it gets windows; 0: at once
-    u64 allowance = 0;   // ns that windows may cost beyond a share of the time that they are open
-    unsigned pages = 0;  // that may be mapped at a time
+    u64 open_after = 0;    // ns that an address space runs before it gets windows; 0: at once
+    u64 allowance = 0;     // ns that windows may cost beyond a share of the time that they are open
+    unsigned pages = 0;    // that may be mapped at a time
+    unsigned windows = 0;  // at a time, of all address spaces; 0: none ever open
   };
   struct Counts {
     u64 opened = 0;  // address spaces that got windows
@@ -154,6 +155,7 @@ class Windows {
   u64 uses_ = 0;
   u64 last_look_ = 0;
   unsigned pages_ = 0;
+  unsigned window_count_ = 0;
   Counts counts_;
 };
 
