@@ -43,9 +43,9 @@ Label Assembler::here() {
   return label;
 }
 
-u32 Assembler::placed(u32 base, Label label) const {
+u32 Assembler::placed(Place place, Label label) const {
   VERT_CHECK(labels_[label.id].bound);
-  return placed(base, labels_[label.id].site);
+  return placed(place, labels_[label.id].site);
 }
 
 void Assembler::raw(std::span<const u8> bytes) {
@@ -68,6 +68,14 @@ void Assembler::register_form(u8 op, u8 reg, u8 rm, bool wide) {
   if (rex != 0) byte(0x40 | rex);
   byte(op);
   byte(static_cast<u8>(0xC0 | low(reg) << 3 | low(rm)));
+}
+
+void Assembler::movzx16(u8 to, u8 from) {
+  const u8 rex = static_cast<u8>(high(to) << 2 | high(from));
+  if (rex != 0) byte(0x40 | rex);
+  byte(0x0F);
+  byte(0xB7);
+  byte(static_cast<u8>(0xC0 | low(to) << 3 | low(from)));
 }
 
 void Assembler::immediate_form(u8 extension, u8 reg, i32 value, bool wide) {
@@ -261,10 +269,10 @@ void Assembler::jcc_out(Cond cond, u32 cache_offset) {
 
 Assembler::Site Assembler::last_displacement() const { return {in_cold(), position() - 4}; }
 
-void Assembler::place(u32 base, u8* to) {
+void Assembler::place(Place place, u8* hot, u8* cold) {
   for (const Fixup& fixup : fixups_) {
-    const u32 at = placed(base, Site{fixup.cold, fixup.offset});
-    const u32 target = fixup.out ? fixup.target : placed(base, Label{fixup.target});
+    const u32 at = placed(place, Site{fixup.cold, fixup.offset});
+    const u32 target = fixup.out ? fixup.target : placed(place, Label{fixup.target});
     std::vector<u8>& bytes = fixup.cold ? cold_ : hot_;
     if (fixup.is_short) {
       const i64 distance = i64{target} - (i64{at} + 1);
@@ -275,8 +283,8 @@ void Assembler::place(u32 base, u8* to) {
       std::memcpy(bytes.data() + fixup.offset, &distance, sizeof distance);
     }
   }
-  std::copy(hot_.begin(), hot_.end(), to);
-  std::copy(cold_.begin(), cold_.end(), to + hot_.size());
+  std::copy(hot_.begin(), hot_.end(), hot);
+  std::copy(cold_.begin(), cold_.end(), cold);
 }
 
 }  // namespace vert::bt

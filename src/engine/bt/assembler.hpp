@@ -52,6 +52,7 @@ class Assembler {
 
   void mov(u8 to, u8 from) { register_form(0x8B, to, from, true); }
   void mov32(u8 to, u8 from) { register_form(0x8B, to, from, false); }
+  void movzx16(u8 to, u8 from);
   /// The shortest form; leaves the flags alone.
   void mov_imm(u8 to, u64 value);
   void load(u8 to, const HostMem& from, unsigned size = 8);  // 1 and 2 bytes are zero-extended
@@ -98,14 +99,22 @@ class Assembler {
   [[nodiscard]] u32 hot_size() const { return static_cast<u32>(hot_.size()); }
   [[nodiscard]] u32 position() const { return static_cast<u32>(section_->size()); }
   [[nodiscard]] bool in_cold() const { return section_ == &cold_; }
-  /// Offset in the code cache of something written here, once the block is placed at `base`.
-  [[nodiscard]] u32 placed(u32 base, Site site) const {
-    return base + (site.cold ? hot_size() : 0) + site.offset;
-  }
-  [[nodiscard]] u32 placed(u32 base, Label label) const;
+  [[nodiscard]] u32 cold_size() const { return static_cast<u32>(cold_.size()); }
 
-  /// Resolves all jumps for a block at `base` (an offset in the code cache) and copies it to `to`.
-  void place(u32 base, u8* to);
+  /// Where a block's sections lie: offsets in the code cache.
+  struct Place {
+    u32 hot = 0;
+    u32 cold = 0;
+  };
+  /// Offset in the code cache of something written here, once the block is placed.
+  [[nodiscard]] static u32 placed(Place place, Site site) {
+    return (site.cold ? place.cold : place.hot) + site.offset;
+  }
+  [[nodiscard]] u32 placed(Place place, Label label) const;
+
+  /// Resolves all jumps for a block at `place` and copies its sections to `hot` and `cold` (null: it has
+  /// none).
+  void place(Place place, u8* hot, u8* cold);
 
  private:
   struct Fixup {

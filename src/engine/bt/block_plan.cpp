@@ -10,6 +10,8 @@ namespace {
 
 constexpr i32 kMaxSpan = 1024;
 constexpr i32 kMaxWindowSpan = 1 << 28;
+/// What a look-up in the soft TLB or of a window takes; in comparisons with a load.
+constexpr unsigned kLookUpCost = 3;
 
 /// A register's value as an unknown plus a constant.
 struct Symbol {
@@ -19,8 +21,7 @@ struct Symbol {
 using Symbols = std::array<Symbol, kGprCount>;
 
 bool backward(const GuestInsn& guest) {
-  return (guest.form == Form::kJump || guest.form == Form::kBranch || guest.form == Form::kCall) &&
-         guest.insn.imm <= 0;
+  return (guest.form == Form::kJump || guest.form == Form::kBranch) && guest.insn.imm <= 0;
 }
 
 void decode_run(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan,
@@ -265,7 +266,7 @@ class Grouper {
  private:
   struct Candidate {
     Family family;
-    unsigned uses;
+    unsigned saved;  // host instructions, roughly
   };
   [[nodiscard]] bool free(unsigned first, unsigned last) const;
   void form(const Family& family);
@@ -290,15 +291,17 @@ void Grouper::run() {
       const Access& access = plan_.accesses[i][k];
       if (!access.family.known()) continue;
       const auto found = std::ranges::find(candidates, access.family, &Candidate::family);
+      // A constant address's window is one load away.
+      const unsigned cost = windows_ && access.family.base == Family::kConstant ? 1 : kLookUpCost;
       if (found == candidates.end())
-        candidates.push_back({access.family, 1});
+        candidates.push_back({access.family, 0});
       else
-        ++found->uses;
+        found->saved += cost;
     }
   }
-  std::ranges::stable_sort(candidates, std::ranges::greater{}, &Candidate::uses);
+  std::ranges::stable_sort(candidates, std::ranges::greater{}, &Candidate::saved);
   for (const Candidate& candidate : candidates)
-    if (candidate.uses >= 2) form(candidate.family);
+    if (candidate.saved != 0) form(candidate.family);
 }
 
 void Grouper::form(const Family& family) {
@@ -378,6 +381,7 @@ void Grouper::add_group(std::span<Access*> members) {
     high = std::max(high, access->offset + access->size);
     group.write = group.write || access->write;
   }
+  group.offset = group.low;
   group.span = static_cast<u32>(high - group.low);
   if (std::abs(group.low - held) >= (1 << 30)) return;
   group.low = static_cast<i32>(group.low - held);
@@ -393,7 +397,8 @@ void place_checks(BlockPlan& plan) {
   }
   plan.fpu_check = plan.quiet_before(first_fpu);
   const GuestInsn& last = plan.insn(plan.count - 1);
-  const bool loops = backward(last) || last.form == Form::kJumpIndirect || last.form == Form::kCallIndirect;
+  // Calls without end run over the return stack, which Runtime::recover looks after.
+  const bool loops = backward(last) || last.form == Form::kJumpIndirect;
   if (loops) plan.attention_check = static_cast<int>(plan.quiet_before(plan.count - 1));
 }
 

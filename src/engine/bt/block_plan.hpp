@@ -49,6 +49,7 @@ struct Group {
   bool constant = false;  // all in this page:
   u64 page = 0;
   i32 low = 0;
+  i32 offset = 0;  // `low` as Access::offset has it
   u32 span = 0;
   bool write = false;
 };

@@ -1,8 +1,9 @@
 // The code cache: memory for generated code, mapped twice, so that no mapping is both writable and
 // executable.
 //
-// One for each translator, on its thread. Addresses in it are offsets, the same in both mappings. It is
-// emptied as a whole when it is full.
+// One for each translator, on its thread. Addresses in it are offsets, the same in both mappings. What
+// usually runs is filled in from the front, what usually does not from the back; when it is full, it is
+// emptied as a whole.
 #pragma once
 
 #include "base/error.hpp"
@@ -16,13 +17,24 @@ class CodeCache {
   /// Error: the host has not the memory, or forbids executable memory.
   [[nodiscard]] static Result<CodeCache> create(std::size_t size);
 
-  /// Where the next code goes, and how much room is left.
+  /// Where the next hot code goes, where cold code begins, and how much room is between them.
   [[nodiscard]] u32 position() const { return position_; }
-  [[nodiscard]] std::size_t room() const { return writable_.size() - position_; }
+  [[nodiscard]] u32 cold_position() const { return cold_position_; }
+  [[nodiscard]] std::size_t room() const { return cold_position_ - position_; }
   [[nodiscard]] u8* write_at(u32 offset) { return writable_.data() + offset; }
-  void take(std::size_t size) { position_ = static_cast<u32>((position_ + size + 15) & ~std::size_t{15}); }
+  /// Takes room for hot code and for cold code, which was written before `cold_position()`.
+  void take(u32 hot, u32 cold) {
+    position_ += hot;
+    cold_position_ -= cold;
+  }
+  /// The next hot code goes over the last `size` bytes.
+  void take_back(u32 size) { position_ -= size; }
+  void align() { position_ = (position_ + 15) & ~15U; }
   /// Forgets all code from `offset` on.
-  void rewind(u32 offset) { position_ = offset; }
+  void rewind(u32 offset) {
+    position_ = offset;
+    cold_position_ = static_cast<u32>(writable_.size());
+  }
 
   [[nodiscard]] const u8* code(u32 offset) const { return executable_.data() + offset; }
   [[nodiscard]] bool contains(u64 host_address) const {
@@ -37,11 +49,14 @@ class CodeCache {
 
  private:
   CodeCache(base::Mapping writable, base::Mapping executable)
-      : writable_(std::move(writable)), executable_(std::move(executable)) {}
+      : writable_(std::move(writable)),
+        executable_(std::move(executable)),
+        cold_position_(static_cast<u32>(writable_.size())) {}
 
   base::Mapping writable_;
   base::Mapping executable_;
   u32 position_ = 0;
+  u32 cold_position_;
 };
 
 }  // namespace vert::bt

@@ -75,11 +75,13 @@ inline constexpr u64 kJumpMask = u64{kJumps - 1} << 2;
 [[nodiscard]] constexpr unsigned jump_index(u64 rip) { return static_cast<unsigned>((rip & kJumpMask) >> 2); }
 
 /// Windows: stretches of host addresses that show what lies below one top-level page-table entry (512 GiB) of
-/// the guest's (windows.hpp). A guest address plus the entry that its bits from kWindowShift on index is the
-/// host's. Only the first page of the table is there: addresses beyond the lower half's fault at the look-up.
+/// the guest's (windows.hpp). A guest address plus the entry that its 16 bits from kWindowShift on index is
+/// the host's. Only the first page of the table is there: addresses beyond the lower half's fault at the
+/// look-up, or, if their bits from 55 on make them so, at the access: what they lead to is not canonical
+/// either.
 inline constexpr unsigned kWindowShift = 39;
-inline constexpr u64 kWindowIndexMask = ~u64{0} << kWindowShift;
-inline constexpr std::size_t kWindowTableSize = sizeof(u64) << (64 - kWindowShift);
+inline constexpr unsigned kWindowIndexBits = 16;
+inline constexpr std::size_t kWindowTableSize = sizeof(u64) << kWindowIndexBits;
 inline constexpr unsigned kWindowIndexes = 256;  // of the lower half, with 48-bit addresses
 inline constexpr unsigned kWindowTableEntries = kPageSize / sizeof(u64);  // of the page that is there
 [[nodiscard]] constexpr unsigned window_index(u64 address) {
@@ -146,7 +148,6 @@ struct alignas(64) Context {
   u8 user_stack = 0;              // return_rsp is in the user's stack
   u8 held = 0;                    // something waits for IF to be set
   u64 jump_mask = kJumpMask;
-  u64 window_mask = kWindowIndexMask;
   u64 budget = 0;  // instructions left, in counted mode
 
   cpu::CpuState* state = nullptr;

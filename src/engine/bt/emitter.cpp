@@ -20,6 +20,9 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   interpret_.assign(request.plan.count, {});
   flags_ = Flags::kHost;
   group_ = -1;
+  group_pointed_ = false;
+  tail_.reset();
+  gs_ = request.gs;
   fpu_checked_ = request.mode.windows;
   entry();
   fpu_entry_ = inner_;
@@ -30,7 +33,7 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   }
   mark_boundary();
   const GuestInsn& last = insn(request.plan.count - 1);
-  if (!last.ends_block()) end(last.next_rip());
+  if (!last.ends_block()) end(last.next_rip(), request.mode);
   mark_boundary();
 }
 
@@ -39,15 +42,27 @@ void Emitter::mark_boundary() {
   boundaries_.push_back({hot, static_cast<u32>(assembler_.size()) - hot});
 }
 
-Emitter::Placed Emitter::place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks) {
-  assembler_.place(base, to);
-  for (const Pending& pending : sites_) exits[pending.exit].site = assembler_.placed(base, pending.site);
+/// Takes the room that it needs, which must be there.
+Emitter::Placed Emitter::place(CodeCache& cache, std::vector<CodeExit>& exits, std::vector<Mark>& marks) {
+  VERT_CHECK(size() <= cache.room());
+  const Assembler::Place at{cache.position(), cache.cold_position() - assembler_.cold_size()};
+  assembler_.place(at, cache.write_at(at.hot), cache.write_at(at.cold));
+  cache.take(assembler_.hot_size(), assembler_.cold_size());
+  for (const Pending& pending : sites_) exits[pending.exit].site = Assembler::placed(at, pending.site);
   for (const PendingMark& mark : marks_) {
     const auto rip_offset = static_cast<u16>(insn(mark.insn).rip - request_->rip);
-    marks.push_back({base + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved});
+    marks.push_back(
+        {at.hot + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved, mark.pushed});
   }
-  return {base, assembler_.placed(base, inner_), assembler_.placed(base, fpu_entry_),
-          assembler_.placed(base, stale_)};
+  return {.hot = at.hot,
+          .hot_end = at.hot + assembler_.hot_size(),
+          .cold = at.cold,
+          .cold_end = at.cold + assembler_.cold_size(),
+          .checked_entry = assembler_.placed(at, checked_),
+          .inner_entry = assembler_.placed(at, inner_),
+          .fpu_entry = assembler_.placed(at, fpu_entry_),
+          .stale_exit = assembler_.placed(at, stale_),
+          .tail = tail_};
 }
 
 /// Leaves the flags alone: whatever code this leads to on a mismatch may need them.
@@ -71,13 +86,15 @@ std::size_t Emitter::token_offset(u64 linear) const {
 /// Compares the page's token, and in counted mode the budget; both leave all state as it is.
 void Emitter::entry() {
   stale_ = assembler_.make_label();
-  check_token(request_->rip, request_->token, stale_);
   inner_ = assembler_.here();
-  if (request_->second_token != 0) check_token(request_->rip + kPageSize, request_->second_token, stale_);
   assembler_.use_cold();
+  checked_ = assembler_.here();
+  check_token(request_->rip, request_->token, stale_);
+  assembler_.jmp(inner_);
   assembler_.bind(stale_);
   leave(add_exit({.kind = ExitKind::kLookup, .rip = request_->rip}));
   assembler_.use_hot();
+  if (request_->second_token != 0) check_token(request_->rip + kPageSize, request_->second_token, stale_);
   if (!request_->mode.counted) return;
   const Label short_of = assembler_.make_label();
   const auto count = static_cast<i32>(request_->plan.count);
@@ -222,7 +239,7 @@ void Emitter::leave_to_interpreter(unsigned i) {
 }
 
 /// `stub` is where the jump that was just written goes until it is patched.
-void Emitter::link(CodeExit exit, Label stub) {
+u32 Emitter::link(CodeExit exit, Label stub) {
   const Assembler::Site site = assembler_.last_displacement();
   exit.fpu_loaded = fpu_checked_;
   const u32 index = add_exit(exit);
@@ -232,15 +249,22 @@ void Emitter::link(CodeExit exit, Label stub) {
   assembler_.bind(stub);
   leave(index);
   if (!was_cold) assembler_.use_hot();
+  return index;
 }
 
-/// Goes on at `next_rip`, which follows the block's last instruction.
-void Emitter::end(u64 next_rip) {
-  const bool matters = request_->plan.live_before[request_->plan.count] != 0;
-  if (flags_ == Flags::kSaved && matters) restore_flags();
+/// The jump at the block's end.
+void Emitter::go_on(const CodeExit& exit, const Mode& mode) {
   const Label stub = assembler_.make_label();
   assembler_.jmp(stub);
-  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(request_->plan.count), .rip = next_rip}, stub);
+  tail_ = {link(exit, stub), mode};
+  tail_->mode.unshared = false;
+}
+
+/// Goes on at `next_rip`, behind the block's last instruction or where it jumps to.
+void Emitter::end(u64 next_rip, const Mode& mode) {
+  const bool matters = request_->plan.live_before[request_->plan.count] != 0;
+  if (flags_ == Flags::kSaved && matters) restore_flags();
+  go_on({.kind = ExitKind::kLink, .insn = static_cast<u16>(request_->plan.count), .rip = next_rip}, mode);
 }
 
 }  // namespace vert::bt

@@ -1,15 +1,17 @@
 // Makes a block's host code from its plan. On the vCPU's thread, reused for each block.
 //
-// Layout: a checked entry, which compares the page's token; the inner entry, for jumps from the same page;
-// the instructions; and, cold, what happens on misses and the ways out. ARCHITECTURE.md tells the
+// Layout: hot, the inner entry, for jumps from the same page, and the instructions; cold, a checked entry,
+// which compares the page's token, and what happens on misses, and the ways out. ARCHITECTURE.md tells the
 // conventions.
 #pragma once
 
 #include <array>
+#include <optional>
 #include <vector>
 
 #include "engine/bt/assembler.hpp"
 #include "engine/bt/block_plan.hpp"
+#include "engine/bt/code_cache.hpp"
 #include "engine/bt/context.hpp"
 #include "engine/bt/emitter_requests.hpp"
 #include "engine/bt/insn_class.hpp"
@@ -56,6 +58,7 @@ struct Mark {
   u16 insn = 0;
   u16 rip_offset = 0;        // from the block's start
   bool flags_saved = false;  // in Context::save_flags, not in the host's
+  u8 pushed = 0;             // bytes that the guest's instruction has put on its stack already
 };
 
 /// Fixed code at the start of the code cache (thunks.hpp), by offset.
@@ -76,6 +79,11 @@ class Emitter {
  public:
   explicit Emitter(const Thunks& thunks) : thunks_(thunks) {}
 
+  /// The two that SWAPGS exchanges.
+  struct SegmentBases {
+    u64 base = 0;
+    u64 other = 0;
+  };
   struct Request {
     const BlockPlan& plan;
     Mode mode;
@@ -84,20 +92,33 @@ class Emitter {
     u32 block = 0;
     u32 second_token = 0;  // of the page that the block's one instruction runs into; 0: it does not
     bool trusted = false;  // its page belongs to a CodeSpace
+    SegmentBases gs;       // as they are likely to be when the block runs
   };
   /// Makes the code. Exits are appended to `exits`, with their sites still to come; `request` stays until
   /// place().
   void emit(const Request& request, std::vector<CodeExit>& exits);
 
   [[nodiscard]] std::size_t size() const { return assembler_.size(); }
-  /// Where things are, once placed at `base` of the code cache.
+  /// Request::gs, behind the block.
+  [[nodiscard]] const SegmentBases& gs() const { return gs_; }
+  /// The way out by the jump at the end of the hot code.
+  struct Tail {
+    u32 exit = 0;
+    Mode mode;  // of what is there
+  };
+  /// Where things are, once placed in the code cache.
   struct Placed {
+    u32 hot = 0;
+    u32 hot_end = 0;
+    u32 cold = 0;
+    u32 cold_end = 0;
     u32 checked_entry = 0;
     u32 inner_entry = 0;
     u32 fpu_entry = 0;  // for jumps from the same page with the vector registers loaded
     u32 stale_exit = 0;
+    std::optional<Tail> tail;
   };
-  Placed place(u32 base, u8* to, std::vector<CodeExit>& exits, std::vector<Mark>& marks);
+  Placed place(CodeCache& cache, std::vector<CodeExit>& exits, std::vector<Mark>& marks);
 
   /// Sizes of hot and cold code at a border between guest instructions.
   struct Boundary {
@@ -139,7 +160,8 @@ class Emitter {
   void interpret(unsigned i);
   void leave_for_cr3(unsigned i);
   Label interpret_label(unsigned i);
-  void link(CodeExit exit, Label stub);
+  u32 link(CodeExit exit, Label stub);
+  void go_on(const CodeExit& exit, const Mode& mode);
 
   [[nodiscard]] const GuestInsn& insn(unsigned i) const { return request_->plan.insn(i); }
   [[nodiscard]] unsigned word() const { return request_->mode.code32 ? 4 : 8; }
@@ -149,9 +171,14 @@ class Emitter {
   u8 value_of(u8 guest, u8 scratch);
   static HostMem slot(u8 guest);
   void linear_address(unsigned i, u8 to, bool segment);
+  void load_segment_base(u8 segment, u8 to);
   void probe(u32 size, bool write, Label miss);
   HostMem reach(unsigned i, unsigned k);
   HostMem reach_alone(unsigned i, const Access& access);
+  void check_alone(unsigned i, const Access& access);
+  [[nodiscard]] bool one_lea(unsigned i, const Access& access) const;
+  [[nodiscard]] std::optional<i32> offset_from_gs(unsigned i, const Access& access) const;
+  HostMem reach_from_gs(unsigned i, const Access& access, i32 offset);
   HostMem reach_constant(unsigned i, const Access& access, u64 address);
   HostMem reach_window(unsigned i, const Access& access);
   void find_window(unsigned i, u8 to, u8 address);
@@ -199,20 +226,26 @@ class Emitter {
   void landing(unsigned i);
   void load_target(unsigned i);
   void push_return_address(unsigned i);
+  [[nodiscard]] bool push_keeps_address(unsigned i) const;
+  void mark_call(unsigned i);
   void lookup(unsigned i, i32 popped);
-  void end(u64 next_rip);
+  void end(u64 next_rip, const Mode& mode);
   void adjust_stack(i32 by);
 
   const Thunks thunks_;
   Assembler assembler_;
   const Request* request_ = nullptr;
   std::vector<CodeExit>* exits_ = nullptr;
+  Label checked_;
   Label inner_;
   Label fpu_entry_;
   Label stale_;
+  SegmentBases gs_;
+  std::optional<Tail> tail_;
   bool fpu_checked_ = false;  // the vector registers are the guest's
   Flags flags_ = Flags::kHost;
-  int group_ = -1;  // the one whose difference is in kDelta
+  int group_ = -1;              // the one whose difference is in kDelta,
+  bool group_pointed_ = false;  // or the host address of its lowest byte
   std::vector<Out> interpret_;
   struct Pending {
     u32 exit;
@@ -223,6 +256,7 @@ class Emitter {
     u32 hot_offset;
     u16 insn;
     bool flags_saved;
+    u8 pushed = 0;
   };
   std::vector<PendingMark> marks_;
   std::vector<Boundary> boundaries_;

@@ -19,7 +19,7 @@ bool fits32(u64 value) { return value == static_cast<u64>(static_cast<i64>(stati
 
 }  // namespace
 
-void Emitter::jump(unsigned i) { end(branch_target(insn(i), request_->mode.code32)); }
+void Emitter::jump(unsigned i) { end(branch_target(insn(i), request_->mode.code32), request_->mode); }
 
 void Emitter::branch(unsigned i) {
   constexpr u8 kConditionBits = 0x0F;
@@ -39,8 +39,9 @@ void Emitter::push_return_address(unsigned i) {
   if (request_->mode.code32 || fits32(address)) {
     store_guest_imm(i, to, static_cast<i32>(address), word());
   } else if (to.base != kAddress) {
-    assembler_.mov_imm(kAddress, address);
-    store_guest(i, to, kAddress);
+    const u8 value = to.index == kScratch ? kAddress : kScratch;
+    assembler_.mov_imm(value, address);
+    store_guest(i, to, value);
   } else {
     assembler_.lea(kAddress, {.base = to.base, .index = to.index, .displacement = to.displacement});
     assembler_.mov_imm(kScratch, address);
@@ -49,10 +50,25 @@ void Emitter::push_return_address(unsigned i) {
   adjust_stack(-static_cast<i32>(word()));
 }
 
+/// Whether push_return_address() leaves kAddress alone.
+bool Emitter::push_keeps_address(unsigned i) const {
+  const Access& access = request_->plan.accesses[i][request_->plan.access_count[i] - 1U];
+  if (!wide() || access.family.index != 0) return false;
+  if (access.group >= 0 && access.group == group_) return true;
+  return request_->mode.windows && fits32(insn(i).next_rip());
+}
+
+/// The host call written next may run over the end of the return stack.
+void Emitter::mark_call(unsigned i) {
+  mark(i);
+  marks_.back().pushed = static_cast<u8>(word());
+}
+
 void Emitter::call(unsigned i) {
   push_return_address(i);
   if (flags_ == Flags::kSaved) restore_flags();
   const Label stub = assembler_.make_label();
+  mark_call(i);
   assembler_.call(stub);
   link({.kind = ExitKind::kLink,
         .insn = static_cast<u16>(i + 1),
@@ -87,9 +103,7 @@ void Emitter::landing(unsigned i) {
   assembler_.jmp_out(thunks_.return_miss);
   assembler_.bind(expected);
   assembler_.mov(kRcx, kScratch);
-  const Label stub = assembler_.make_label();
-  assembler_.jmp(stub);
-  link({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = address}, stub);
+  go_on({.kind = ExitKind::kLink, .insn = static_cast<u16>(i + 1), .rip = address}, request_->mode);
 }
 
 /// The target of an indirect branch, into kAddress.
@@ -115,11 +129,13 @@ void Emitter::jump_indirect(unsigned i) {
 
 void Emitter::call_indirect(unsigned i) {
   load_target(i);
-  assembler_.store(VERT_FIELD(call_target), kAddress);
+  const bool kept = push_keeps_address(i);
+  if (!kept) assembler_.store(VERT_FIELD(call_target), kAddress);
   push_return_address(i);
-  assembler_.load(kAddress, VERT_FIELD(call_target));
+  if (!kept) assembler_.load(kAddress, VERT_FIELD(call_target));
   if (flags_ == Flags::kSaved) restore_flags();
   const Label find = assembler_.make_label();
+  mark_call(i);
   assembler_.call(find);
   landing(i);
   assembler_.use_cold();

@@ -1,5 +1,6 @@
 // Instructions that go on with the next: copies, and those that use the stack or state that the Context has.
 #include <bit>
+#include <utility>
 
 #include "engine/bt/emitter.hpp"
 #include "engine/bt/host_registers.hpp"
@@ -405,14 +406,14 @@ void Emitter::access_control(unsigned i) {
     assembler_.or_mem_imm(VERT_FIELD(rflags_rest), kAc);
   else
     assembler_.and_mem_imm(VERT_FIELD(rflags_rest), ~kAc);
-  if (request_->mode.smap) {
-    Mode next = request_->mode;
+  Mode next = request_->mode;
+  if (next.smap) {
     next.privilege = open ? cpu::Privilege::kSupervisor : cpu::Privilege::kSmap;
     assembler_.store_imm(VERT_FIELD(privilege), static_cast<i32>(next.privilege), 4);
     assembler_.store_imm(VERT_FIELD(salt), next.salt());
     assembler_.store_imm(VERT_FIELD(return_unbias), -next.return_bias());
   }
-  end(insn(i).next_rip());
+  end(insn(i).next_rip(), next);
 }
 
 void Emitter::swap_gs() {
@@ -420,6 +421,7 @@ void Emitter::swap_gs() {
   assembler_.load(kScratch, VERT_FIELD(kernel_gs_base));
   assembler_.store(VERT_FIELD(gs_base), kScratch);
   assembler_.store(VERT_FIELD(kernel_gs_base), kAddress);
+  std::swap(gs_.base, gs_.other);
 }
 
 /// A change of privilege. The exit is for when the leaf function declines, and the interpreter does it.

@@ -38,7 +38,12 @@ void Emitter::linear_address(unsigned i, u8 to, bool segment) {
   const GuestInsn& guest = insn(i);
   const MemoryOperand& mem = guest.insn.mem;
   const bool wide_address = guest.insn.address_size == 8;
+  const bool based = segment && (mem.segment == kFs || mem.segment == kGs);
   if (const auto constant = guest.constant_address()) {
+    if (based && fits_immediate(*constant)) {
+      load_segment_base(mem.segment, to);
+      return assembler_.lea(to, {.base = to, .displacement = static_cast<i32>(*constant)}, wide());
+    }
     assembler_.mov_imm(to, *constant);
   } else {
     HostMem host{.displacement = mem.displacement};
@@ -47,14 +52,19 @@ void Emitter::linear_address(unsigned i, u8 to, bool segment) {
       host.index = value_of(mem.index, kScratch);
       host.scale = mem.scale;
     }
-    if (host.base != kNone && host.index == kNone && host.displacement == 0 && wide_address)
-      assembler_.mov(to, host.base);
-    else
+    const bool bare = host.base != kNone && host.index == kNone && host.displacement == 0 && wide_address;
+    if (!bare)
       assembler_.lea(to, host, wide_address);
+    else if (host.base != to)
+      assembler_.mov(to, host.base);
   }
-  if (!segment || (mem.segment != kFs && mem.segment != kGs)) return;
-  assembler_.load(kScratch, mem.segment == kFs ? VERT_FIELD(fs_base) : VERT_FIELD(gs_base));
+  if (!based) return;
+  load_segment_base(mem.segment, kScratch);
   assembler_.lea(to, {.base = to, .index = kScratch}, wide());
+}
+
+void Emitter::load_segment_base(u8 segment, u8 to) {
+  assembler_.load(to, segment == kFs ? VERT_FIELD(fs_base) : VERT_FIELD(gs_base));
 }
 
 /// Looks kAddress up: afterwards kScratch is the entry's offset, and kAddress the offset in the page.
@@ -94,6 +104,9 @@ std::optional<HostMem> Emitter::direct(unsigned i, const Access& access, u8 inde
 HostMem Emitter::reach(unsigned i, unsigned k) {
   const Access& access = request_->plan.accesses[i][k];
   if (access.group < 0 || access.group != group_) return reach_alone(i, access);
+  if (group_pointed_)
+    return {.base = kDelta,
+            .displacement = access.offset - request_->plan.groups[static_cast<unsigned>(group_)].offset};
   if (const auto host = direct(i, access, kDelta)) return *host;
   if (access.family.base == Family::kConstant) return constant_operand(*constant_address(i, access), kDelta);
   access_address(i, access, kAddress);
@@ -173,11 +186,13 @@ void Emitter::store_guest_imm(unsigned i, const HostMem& to, i32 value, unsigned
 }
 
 /// Host minus guest address of the window that the address in a register lies in. No flags are touched.
-/// SAFETY: the index has 25 bits, so the look-up stays in the table, of which only entries that lead to
+/// SAFETY: the index has 16 bits, so the look-up stays in the table, of which only entries that lead to
 /// windows are there; what lies within 2 GiB of a window is reserved (windows.cpp), so that a displacement
-/// more does no harm.
+/// more does no harm. The address's upper 9 bits are added to an address of the host's lower half: unless
+/// they are 0, the sum is not canonical.
 void Emitter::find_window(unsigned i, u8 to, u8 address) {
-  assembler_.pext(to, address, VERT_FIELD(window_mask));
+  assembler_.rorx(to, address, kWindowShift);
+  assembler_.movzx16(to, to);
   load_guest(i, to, indexed_field(kWindowTable, to, 8));
 }
 
@@ -203,27 +218,93 @@ HostMem Emitter::reach_alone(unsigned i, const Access& access) {
   if (const auto address = constant_address(i, access);
       address && (*address & kPageOffsetMask) + access.size <= kPageSize)
     return reach_constant(i, access, *address);
+  if (const auto offset = offset_from_gs(i, access)) return reach_from_gs(i, access, *offset);
   const std::size_t bank = bank_offset(request_->mode, access.write);
-  const Label miss = assembler_.make_label();
   free_flags(i);
-  const Label retry = assembler_.here();
-  access_address(i, access, kAddress);
-  probe(access.size, access.write, miss);
-  const Label interpret = interpret_label(i);
-  assembler_.use_cold();
-  assembler_.bind(miss);
-  access_address(i, access, kAddress);
-  ask_to_fill(access.size, access.write, retry);
-  assembler_.jmp(interpret);
-  assembler_.use_hot();
+  check_alone(i, access);
   const HostMem addend = indexed_field(bank + offsetof(TlbEntry, addend), kScratch);
   if (const auto host = direct(i, access, kScratch)) {
     assembler_.load(kScratch, addend);
     return *host;
   }
-  assembler_.xor_load(kAddress, indexed_field(bank + offsetof(TlbEntry, tag), kScratch));
-  assembler_.load(kScratch, addend);
+  if (one_lea(i, access)) {
+    assembler_.load(kScratch, addend);
+    access_address(i, access, kAddress);
+  } else {
+    assembler_.xor_load(kAddress, indexed_field(bank + offsetof(TlbEntry, tag), kScratch));
+    assembler_.load(kScratch, addend);
+  }
   return {.base = kAddress, .index = kScratch};
+}
+
+/// Whether access_address() is one instruction that changes nothing but its target.
+bool Emitter::one_lea(unsigned i, const Access& access) const {
+  if (!is_operand(i, access)) return !in_memory(access.reg);
+  const MemoryOperand& mem = insn(i).insn.mem;
+  const auto at_hand = [](u8 reg) { return reg == MemoryOperand::kNoRegister || !in_memory(reg); };
+  return insn(i).form != Form::kBitString && mem.segment != kFs && mem.segment != kGs && at_hand(mem.base) &&
+         at_hand(mem.index);
+}
+
+/// The probe for one access, as probe() leaves the registers, with what happens on a miss in cold code.
+void Emitter::check_alone(unsigned i, const Access& access) {
+  const Label miss = assembler_.make_label();
+  const Label interpret = interpret_label(i);
+  const Label retry = assembler_.here();
+  access_address(i, access, kAddress);
+  probe(access.size, access.write, miss);
+  const bool was_cold = assembler_.in_cold();
+  assembler_.use_cold();
+  const Label over = assembler_.make_label();
+  if (was_cold) assembler_.jmp(over);
+  assembler_.bind(miss);
+  access_address(i, access, kAddress);
+  ask_to_fill(access.size, access.write, retry);
+  assembler_.jmp(interpret);
+  assembler_.bind(over);
+  if (!was_cold) assembler_.use_hot();
+}
+
+/// What instruction i's operand adds to the base of GS, if that is a constant and stays in a page where the
+/// base is a page's.
+std::optional<i32> Emitter::offset_from_gs(unsigned i, const Access& access) const {
+  if (!is_operand(i, access) || insn(i).form == Form::kBitString || insn(i).insn.mem.segment != kGs ||
+      !wide() || insn(i).insn.address_size != 8)
+    return std::nullopt;
+  const auto offset = insn(i).constant_address();
+  if (!offset || !fits_immediate(*offset) || (*offset & kPageOffsetMask) + access.size > kPageSize)
+    return std::nullopt;
+  return static_cast<i32>(*offset);
+}
+
+/// Kernels keep a processor's own data at constant distances from the base of GS, which hardly ever changes:
+/// so the place in the TLB is known, if the base is what it was at translation. If it is not, the tag tells.
+HostMem Emitter::reach_from_gs(unsigned i, const Access& access, i32 offset) {
+  const i32 in_page = offset & static_cast<i32>(kPageOffsetMask);
+  const u64 likely = gs_.base + static_cast<u64>(static_cast<i64>(offset - in_page));
+  const std::size_t bank = bank_offset(request_->mode, access.write);
+  const std::size_t entry = bank + tlb_index(likely) * sizeof(TlbEntry);
+  const Label elsewhere = assembler_.make_label();
+  const Label done = assembler_.make_label();
+  const auto page_address = [&] {
+    load_segment_base(kGs, kAddress);
+    assembler_.lea(kAddress, {.base = kAddress, .displacement = offset - in_page});
+  };
+  free_flags(i);
+  page_address();
+  assembler_.cmp_load(kAddress, field(entry + offsetof(TlbEntry, tag)));
+  assembler_.jcc(Cond::kNe, elsewhere);
+  assembler_.load(kScratch, field(entry + offsetof(TlbEntry, addend)));
+  assembler_.bind(done);
+  static_cast<void>(interpret_label(i));  // now, that it does not stand in what follows
+  assembler_.use_cold();
+  assembler_.bind(elsewhere);
+  check_alone(i, access);
+  assembler_.load(kScratch, indexed_field(bank + offsetof(TlbEntry, addend), kScratch));
+  page_address();
+  assembler_.jmp(done);
+  assembler_.use_hot();
+  return {.base = kAddress, .index = kScratch, .displacement = in_page};
 }
 
 /// The first address of a group, into kAddress.
@@ -238,8 +319,10 @@ void Emitter::group_address(const Group& group) {
   assembler_.lea(kAddress, at, wide());
 }
 
-/// group_check() where accesses go through windows: there is nothing to check.
+/// group_check() where accesses go through windows: there is nothing to check. Where members would have to
+/// add registers up, kDelta gets the host address itself.
 void Emitter::find_group_window(const Group& group, unsigned i) {
+  group_pointed_ = false;
   if (group.constant && window_index(group.page) < kWindowIndexes)
     return assembler_.load(kDelta, field(kWindowTable + window_index(group.page) * sizeof(u64)));
   // Margins make up for what the group's constants add (block_plan.cpp keeps them small).
@@ -247,6 +330,9 @@ void Emitter::find_group_window(const Group& group, unsigned i) {
   if (bare && !in_memory(group.base)) return find_window(i, kDelta, kHostRegister[group.base]);
   group_address(group);
   find_window(i, kDelta, kAddress);
+  if (group.constant) return;
+  assembler_.lea(kDelta, {.base = kDelta, .index = kAddress});
+  group_pointed_ = true;
 }
 
 /// One check for a group: leaves host minus guest address in kDelta. Where its stretch crosses a page's end,

@@ -113,21 +113,16 @@ u64 Explainer::block(std::span<const u8> bytes, u64 address, u64 rip, const Mode
   exits_.assign(1, {});
   marks_.clear();
   const u32 second_token = plan({bytes, address}, rip, mode);
-  const Emitter::Request request{plan_, mode, rip, kToken, 0, second_token};
+  const Emitter::Request request{plan_, mode, rip, kToken, 0, second_token, false, {}};
   emitter_.emit(request, exits_);
-  const u32 base = cache_.position();
-  VERT_CHECK(emitter_.size() <= cache_.room());
-  static_cast<void>(emitter_.place(base, cache_.write_at(base), exits_, marks_));
-  cache_.take(emitter_.size());
-
-  const u32 cold_base = base + emitter_.boundaries().back().hot;
+  placed_ = emitter_.place(cache_, exits_, marks_);
   ExplainedSum own{.blocks = 1, .guest_instructions = plan_.count, .guest_bytes = plan_.length};
   std::string listing;
   const auto both = [&](const Emitter::Boundary& from, const Emitter::Boundary& to) {
     host_instructions_ = 0;
-    part(base + from.hot, base + to.hot, false, listing);
+    part(placed_.hot + from.hot, placed_.hot + to.hot, false, listing);
     own.hot_instructions += std::exchange(host_instructions_, 0);
-    part(cold_base + from.cold, cold_base + to.cold, true, listing);
+    part(placed_.cold + from.cold, placed_.cold + to.cold, true, listing);
     own.cold_instructions += host_instructions_;
   };
   both({}, emitter_.boundaries()[0]);
@@ -167,9 +162,9 @@ void Explainer::part(u32 from, u32 to, bool cold, std::string& text) {
     VERT_CHECK(
         ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_, cache_.code(at), to - at, &insn, operands.data())));
     ++host_instructions_;
-    const std::string line =
-        fmt::format("    {}  {:>4}  {}", cold ? "cold" : "    ", fmt::format("+{:x}", at - first_code_),
-                    host_text(insn, operands.data(), at));
+    const std::string line = fmt::format("    {}  {:>4}  {}", cold ? "cold" : "    ",
+                                         fmt::format("+{:x}", at - (cold ? placed_.cold : placed_.hot)),
+                                         host_text(insn, operands.data(), at));
     const std::string comment = note(insn, operands.data(), at);
     text += comment.empty() ? line + "\n" : fmt::format("{:<76}  ; {}\n", line, comment);
     at += insn.length;
@@ -179,7 +174,8 @@ void Explainer::part(u32 from, u32 to, bool cold, std::string& text) {
 std::string Explainer::target_name(u64 offset) const {
   for (const NamedThunk& thunk : named_thunks(thunks_))
     if (thunk.offset == offset) return std::string(thunk.name);
-  return fmt::format("+{:x}", offset - first_code_);
+  if (offset >= placed_.cold) return fmt::format("cold+{:x}", offset - placed_.cold);
+  return fmt::format("+{:x}", offset - placed_.hot);
 }
 
 std::string Explainer::host_text(const ZydisDecodedInstruction& insn, const ZydisDecodedOperand* operands,
@@ -229,8 +225,9 @@ std::string Explainer::note(const ZydisDecodedInstruction& insn, const ZydisDeco
 
 std::string Explainer::legend() {
   return "`live flags`: arithmetic flags whose values matter before the instruction.\n"
-         "Host code is indented: +offset in the block, then the instruction; `cold` is what usually does not "
-         "run.\n"
+         "Host code is indented: +offset, then the instruction; `cold` is what usually does not run, and "
+         "lies "
+         "elsewhere.\n"
          "Host registers are the guest's of the same name, but: r15 is the guest's RSP, rsp the stack of "
          "return\n"
          "addresses, r10, r11 and r14 are scratch; the guest's r10, r11, r14 and r15 are in ctx.gpr.\n\n";

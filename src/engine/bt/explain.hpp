@@ -66,6 +66,7 @@ class Explainer {
   Thunks thunks_;
   u32 first_code_;
   Emitter emitter_;
+  Emitter::Placed placed_;
   BlockPlan plan_;
   std::vector<CodeExit> exits_;
   std::vector<Mark> marks_;

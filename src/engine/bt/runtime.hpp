@@ -67,6 +67,8 @@ class Runtime final : private memory::CodeWatcher {
   };
   [[nodiscard]] std::optional<Fetched> fetch(u64 linear, const Mode& mode);
   [[nodiscard]] Block* translate(u32 page, u64 rip, const Mode& mode);
+  [[nodiscard]] std::optional<Emitter::Tail> make_block(u32 page, u32 second_page, u64 rip, const Mode& mode,
+                                                        Emitter::SegmentBases gs);
   [[nodiscard]] u32 plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode);
   [[nodiscard]] const u8* code_at(u64 rip);
   [[nodiscard]] const u8* follow_link(u32 exit_index);
@@ -92,6 +94,7 @@ class Runtime final : private memory::CodeWatcher {
   // runtime_fault.cpp: faults of the host in generated code.
   static bool on_fault(int signal, const siginfo_t& info, ucontext_t& host);
   bool recover(int signal, const siginfo_t& info, ucontext_t& host);
+  [[nodiscard]] bool leave_at_mark(ExitKind why, gregset_t& registers);
   static void prepare_fpu(Context* context);
 
   // runtime_shared.cpp: what other threads ask for.
@@ -105,7 +108,7 @@ class Runtime final : private memory::CodeWatcher {
 
   // runtime_aids.cpp: what helps people.
   [[nodiscard]] Status start_aids();
-  Block* tell_aids(Block& block);
+  void tell_aids(const Block& block, const Emitter::Placed& placed);
 
   cpu::VcpuContext vcpu_;
   std::unique_ptr<cpu::FallbackEngine> fallback_;

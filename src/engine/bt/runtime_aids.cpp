@@ -18,11 +18,13 @@ Status Runtime::start_aids() {
 }
 
 /// `block` was just made from `plan_`.
-Block* Runtime::tell_aids(Block& block) {
-  const std::size_t size = emitter_.size();
-  if (perf_map_) perf_map_->add(cache_.code(block.checked_entry), size, block_name(block.rip, block.mode));
-  if (sampler_) sampler_->block_made(block, size, plan_);
-  return &block;
+void Runtime::tell_aids(const Block& block, const Emitter::Placed& placed) {
+  if (perf_map_) {
+    const std::string name = block_name(block.rip, block.mode);
+    perf_map_->add(cache_.code(placed.hot), placed.hot_end - placed.hot, name);
+    perf_map_->add(cache_.code(placed.cold), placed.cold_end - placed.cold, name);
+  }
+  if (sampler_) sampler_->block_made(block, placed, plan_);
 }
 
 cpu::SampleReport Runtime::samples() const { return sampler_ ? sampler_->report() : cpu::SampleReport{}; }

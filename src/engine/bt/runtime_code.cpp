@@ -17,6 +17,9 @@ constexpr u64 kNowhere = u64{1} << 62;
 /// More than any block's code.
 constexpr std::size_t kRoomForBlock = 64 * 1024;
 constexpr std::size_t kMaxInsn = 15;
+/// Blocks that are made at once: what follows a call or a loop runs sooner or later, most likely.
+constexpr unsigned kMostInRow = 3;
+constexpr u32 kJumpSize = 5;
 
 }  // namespace
 
@@ -76,6 +79,8 @@ Block* Runtime::find(u64 rip, const Mode& mode, unsigned tries) {
   return block;
 }
 
+/// Makes the block at `rip`, and those that go on where it ends, as long as they are in the same page: their
+/// hot code follows its own, in place of a jump.
 Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   const Sampler::In phase(sampler_.get(), Sampler::Phase::kTranslation);
   if (cache_.room() < kRoomForBlock) {
@@ -86,35 +91,61 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   vcpu_.memory->watch_code(store_.page(page_index).frame);
   // A copy: the guest may change its memory meanwhile.
   std::array<u8, kPageSize + kMaxInsn> bytes;
-  const CodePage& page = store_.page(page_index);
-  std::memcpy(bytes.data(), page.host, kPageSize);
-  const u64 first = rip & ~kPageOffsetMask;
-  plan_block({std::span(bytes).first(kPageSize), first}, rip, mode, *vcpu_.model, plan_);
+  std::memcpy(bytes.data(), store_.page(page_index).host, kPageSize);
+  const u64 page = rip & ~kPageOffsetMask;
+  const CodeBytes code{std::span(bytes).first(kPageSize), page};
+  plan_block(code, rip, mode, *vcpu_.model, plan_);
   u32 second_page = Block::kNoPage;
-  if (plan_.insn(0).insn.length == 0 && kPageSize - (rip - first) < kMaxInsn)
+  if (plan_.insn(0).insn.length == 0 && kPageSize - (rip - page) < kMaxInsn)
     second_page = plan_crossing(rip, bytes, mode);
+  cache_.align();
+  const u32 first = store_.next_block();
+  const Emitter::SegmentBases gs{context_->gs_base, context_->kernel_gs_base};
+  std::optional<Emitter::Tail> tail = make_block(page_index, second_page, rip, mode, gs);
+  for (unsigned more = kMostInRow; tail && more != 0; --more) {
+    const Mode next = tail->mode;
+    const CodeExit exit = store_.exits[tail->exit];
+    if (!code.contains(exit.rip) || cache_.room() < kRoomForBlock) break;
+    if (const Block* there = store_.find(page_index, exit.rip, next)) {
+      cache_.patch(exit.site, exit.fpu_loaded ? there->fpu_entry : there->inner_entry);
+      break;
+    }
+    plan_block(code, exit.rip, next, *vcpu_.model, plan_);
+    if (plan_.insn(0).insn.length == 0) break;
+    // Whoever cuts a block off writes a jump over its entries: that must not reach into the next.
+    const Block& last = store_.block(exit.block);
+    if (exit.site < std::max(last.inner_entry, last.fpu_entry) + kJumpSize + 1) break;
+    cache_.take_back(kJumpSize);
+    tail = make_block(page_index, Block::kNoPage, exit.rip, next, emitter_.gs());
+  }
+  return &store_.block(first);
+}
+
+/// Makes the block that was planned, at the cache's position. Returns the exit at its hot code's end, if it
+/// has one.
+std::optional<Emitter::Tail> Runtime::make_block(u32 page_index, u32 second_page, u64 rip, const Mode& mode,
+                                                 Emitter::SegmentBases gs) {
   const u32 index = store_.next_block();
   const u32 token = store_.page(page_index).token;
   const u32 second_token = second_page == Block::kNoPage ? 0 : store_.page(second_page).token;
   const bool trusted = store_.page(page_index).space != kNoSpace;
-  const Emitter::Request request{plan_, mode, rip, token, index, second_token, trusted};
+  const Emitter::Request request{plan_, mode, rip, token, index, second_token, trusted, gs};
   emitter_.emit(request, store_.exits);
-  const u32 base = cache_.position();
-  VERT_CHECK(emitter_.size() <= kRoomForBlock);
-  const Emitter::Placed placed = emitter_.place(base, cache_.write_at(base), store_.exits, store_.marks);
-  cache_.take(emitter_.size());
+  const Emitter::Placed placed = emitter_.place(cache_, store_.exits, store_.marks);
   ++statistics_.blocks;
   statistics_.code_bytes += emitter_.size();
-  return tell_aids(store_.add({.rip = rip,
-                               .page = page_index,
-                               .token = token,
-                               .second_page = second_page,
-                               .mode = mode,
-                               .checked_entry = placed.checked_entry,
-                               .inner_entry = placed.inner_entry,
-                               .fpu_entry = placed.fpu_entry,
-                               .stale_exit = placed.stale_exit,
-                               .insn_count = static_cast<u16>(plan_.count)}));
+  const Block& block = store_.add({.rip = rip,
+                                   .page = page_index,
+                                   .token = token,
+                                   .second_page = second_page,
+                                   .mode = mode,
+                                   .checked_entry = placed.checked_entry,
+                                   .inner_entry = placed.inner_entry,
+                                   .fpu_entry = placed.fpu_entry,
+                                   .stale_exit = placed.stale_exit,
+                                   .insn_count = static_cast<u16>(plan_.count)});
+  tell_aids(block, placed);
+  return placed.tail;
 }
 
 /// Plans the one instruction at `rip` that runs into the next page: `bytes` is the first page, and room.

@@ -47,13 +47,23 @@ bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
   if (signal == SIGSEGV && (supervisor_returns_.overran(address) || user_returns_.overran(address))) {
     ReturnStack& stack = supervisor_returns_.overran(address) ? supervisor_returns_ : user_returns_;
     registers[REG_RSP] = static_cast<greg_t>(stack.empty(cache_.code(thunks_.return_empty)));
+    // The guest's calls do not look at it: this is where calls without end are interrupted.
+    // Thunks are called, too: such a call is just made again.
+    if (context_->attention.load(std::memory_order_relaxed) != 0)
+      static_cast<void>(leave_at_mark(ExitKind::kAttention, registers));
     return true;
   }
   constexpr greg_t kWrite = 2;  // in the error code of a page fault
   if (signal == SIGSEGV &&
       windows_.fault(address, (registers[REG_ERR] & kWrite) != 0) == Windows::Fault::kFilled)
     return true;
-  const u32 offset = cache_.offset_of(pc);
+  return leave_at_mark(ExitKind::kInterpret, registers);
+}
+
+/// Has generated code left, instead of going on where it was interrupted, before the guest's instruction that
+/// has a mark there. False if none has.
+bool Runtime::leave_at_mark(ExitKind why, gregset_t& registers) {
+  const u32 offset = cache_.offset_of(static_cast<u64>(registers[REG_RIP]));
   const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
   if (mark == store_.marks.end() || mark->offset != offset) return false;
   for (u8 guest = 0; guest < kGprCount; ++guest) {
@@ -61,13 +71,13 @@ bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
     const auto reg = static_cast<std::size_t>(kContextRegister[kHostRegister[guest]]);
     context_->gpr[guest] = static_cast<u64>(registers[reg]);
   }
+  context_->gpr[kRsp] += mark->pushed;
   context_->rflags_arithmetic = mark->flags_saved ? unpack_flags(context_->save_flags)
                                                   : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
   context_->return_rsp = static_cast<u64>(registers[REG_RSP]);
   context_->rip = store_.block(mark->block).rip + mark->rip_offset;
   context_->exit = 0;
-  store_.exits[0] = {
-      .kind = ExitKind::kInterpret, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
+  store_.exits[0] = {.kind = why, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
   ++statistics_.faults;
   registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<u64>(cache_.code(thunks_.exit_saved)));
   return true;

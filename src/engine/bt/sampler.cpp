@@ -90,13 +90,17 @@ void Sampler::take(u64 pc) {
     if (next != thunks_.begin()) ++by_thunk_[static_cast<std::size_t>(next - thunks_.begin()) - 1];
     return;
   }
-  const auto next = std::ranges::upper_bound(spans_, offset, {}, &Span::begin);
+  if (offset >= cache_.cold_position()) {
+    const auto span = std::ranges::lower_bound(spans_, offset, std::ranges::greater{}, &Span::cold);
+    if (span != spans_.end()) ++span->samples;
+    return;
+  }
+  const auto next = std::ranges::upper_bound(spans_, offset, {}, &Span::hot);
   if (next != spans_.begin()) ++std::prev(next)->samples;
 }
 
-void Sampler::block_made(const Block& block, std::size_t size, const BlockPlan& plan) {
-  spans_.push_back({block.checked_entry, block.checked_entry + static_cast<u32>(size), block.rip, block.mode,
-                    0, GuestCode::of(plan)});
+void Sampler::block_made(const Block& block, const Emitter::Placed& placed, const BlockPlan& plan) {
+  spans_.push_back({placed.hot, placed.cold, block.rip, block.mode, 0, GuestCode::of(plan)});
 }
 
 void Sampler::collect(const std::vector<Span>& spans, HotBlocks& into) {

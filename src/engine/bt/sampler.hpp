@@ -63,8 +63,8 @@ class Sampler {
     Phase before_ = Phase::kDispatch;
   };
 
-  /// A block was made of `plan`, in `size` bytes from its checked entry on.
-  void block_made(const Block& block, std::size_t size, const BlockPlan& plan);
+  /// A block was made of `plan`.
+  void block_made(const Block& block, const Emitter::Placed& placed, const BlockPlan& plan);
   void cache_emptied();
 
   /// With what the handler saw up to now.
@@ -73,8 +73,8 @@ class Sampler {
  private:
   /// A block in the cache.
   struct Span {
-    u32 begin;
-    u32 end;
+    u32 hot;
+    u32 cold;
     u64 rip;
     Mode mode;
     u64 samples;
@@ -108,7 +108,7 @@ class Sampler {
   std::atomic<Phase> phase_ = Phase::kDispatch;
   std::array<u64, static_cast<std::size_t>(Phase::kCount)> by_phase_{};
   std::vector<u64> by_thunk_;
-  std::vector<Span> spans_;  // ascending
+  std::vector<Span> spans_;  // hot parts ascending, cold parts descending
   HotBlocks forgotten_;      // of code caches that were emptied
   timer_t timer_{};
   pid_t armed_ = 0;  // the thread whose time the timer measures, or 0

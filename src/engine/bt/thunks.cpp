@@ -237,9 +237,10 @@ Thunks ThunkWriter::write(CodeCache& cache) {
   fill_fpu();
   returns();
   transfer();
-  const u32 base = cache.position();
-  as_.place(base, cache.write_at(base));
-  cache.take(as_.size());
+  const Assembler::Place base{.hot = cache.position()};
+  as_.place(base, cache.write_at(base.hot), nullptr);
+  cache.take(as_.hot_size(), 0);
+  cache.align();
   return {.enter = as_.placed(base, enter_),
           .exit = as_.placed(base, exit_),
           .exit_saved = as_.placed(base, exit_saved_),

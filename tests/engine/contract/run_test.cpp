@@ -113,6 +113,35 @@ TEST_P(RunTest, KickFromAnotherThreadEndsATightLoop) {
   EXPECT_EQ(rig().events().take(cpu::VcpuEvents::kKick), cpu::VcpuEvents::kKick);
 }
 
+/// Calls that never return, direct and indirect ones.
+class EndlessCalls : public RunTest {
+ protected:
+  void run(std::initializer_list<u8> call) {
+    make_rig();
+    Assembler a(code());
+    a.label("again").bytes({0x48, 0x89, 0xEC}).label("call").bytes(call);  // mov rsp, rbp
+    start(a);
+    const u64 top = reg(x86::kRsp);
+    rig().state().gpr[x86::kRbp] = top;
+    rig().state().gpr[x86::kRbx] = code();
+    EXPECT_EQ(rig().run(100'000).reason, cpu::Exit::kBudget);
+    std::thread kicker([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      rig().events().request(cpu::VcpuEvents::kKick);
+    });
+    EXPECT_EQ(rig().run(cpu::kNoBudget).reason, cpu::Exit::kKick);
+    kicker.join();
+    if (rig().state().rip == a.address("call"))
+      EXPECT_EQ(reg(x86::kRsp), top);
+    else
+      EXPECT_EQ(rig().state().rip, code());
+  }
+};
+
+TEST_P(EndlessCalls, DirectOnesAreEndedByAKick) { run({0xE8, 0xF8, 0xFF, 0xFF, 0xFF}); }
+TEST_P(EndlessCalls, IndirectOnesAreEndedByAKick) { run({0xFF, 0xD3}); }
+INSTANTIATE_TEST_SUITE_P(Engines, EndlessCalls, testing::ValuesIn(engine_names()));
+
 TEST_P(RunTest, KickEndsALongRepetition) {
   constexpr u64 kCount = u64{8} << 20;
   make_rig();
