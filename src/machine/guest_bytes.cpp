@@ -21,11 +21,11 @@ Result<GuestBytes> read_linear(const cpu::VcpuContext& context, const cpu::CpuSt
   GuestBytes found{address, {}, kind_at(state, address)};
   while (found.bytes.size() < size) {
     const Gla at(address + found.bytes.size());
-    if (at.value() < address) break;
+    if (at.value() < address || (at.value() >> 32 != 0 && !state.long_mode())) break;
     const std::size_t in_page = std::min<u64>(size - found.bytes.size(), kPageSize - at.page_offset());
-    const auto gpa = cpu::debug_walk(state, *context.memory, context.model->physical_bits(), at);
+    const auto page = cpu::debug_walk(state, *context.memory, context.model->physical_bits(), at);
     std::vector<u8> part(in_page);
-    if (!gpa || !context.memory->read(*gpa, part)) break;
+    if (!page || !context.memory->read(*page + at.page_offset(), part)) break;
     found.bytes.insert(found.bytes.end(), part.begin(), part.end());
   }
   if (found.bytes.empty() && size != 0)

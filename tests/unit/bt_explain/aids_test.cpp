@@ -84,6 +84,22 @@ TEST_F(AidsTest, SamplesFindTheHotLoopAndExplainIt) {
   EXPECT_NE(report.listing.find("dec ecx"), std::string::npos);
 }
 
+TEST_F(AidsTest, SamplingBegunLaterKnowsWhatWasTranslatedBefore) {
+  make({});
+  run_loop(1000);
+  ASSERT_TRUE(engine_->start_sampling());
+  cpu::SampleReport report;
+  for (unsigned tries = 0; tries < 50 && report.groups.size() < 2; ++tries) {
+    run_loop(30'000'000);
+    report = engine_->samples(1);
+  }
+  ASSERT_EQ(report.groups.size(), 2U);
+  EXPECT_EQ(report.groups[1].counters[0].name, loop_name());
+  engine_->stop_sampling();
+  EXPECT_TRUE(engine_->samples(1).groups.empty());
+  run_loop(1000);
+}
+
 TEST_F(AidsTest, PerfMapNamesThunksAndBlocks) {
   make({.perf_map = true});
   run_loop(10);
