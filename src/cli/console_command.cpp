@@ -27,7 +27,7 @@ constexpr const char* kExamples = R"(Examples:
   vert console web                 its serial console here; the last 64 KiB of what it said come first
   echo 'uname -a' | timeout 2 vert console web
 
-Keys on a terminal: Ctrl-A d leaves, the machine runs on; Ctrl-A Ctrl-A sends one Ctrl-A; Ctrl-A ? shows this.
+Keys on a terminal: Ctrl-A d (or x) leaves, the machine runs on; Ctrl-A Ctrl-A sends one Ctrl-A; Ctrl-A ? shows this.
 Several may be at the same console: all see everything, and all may type.)";
 
 constexpr std::string_view kKeys =

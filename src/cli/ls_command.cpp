@@ -18,7 +18,7 @@ using nlohmann::json;
 constexpr const char* kExamples = R"(Examples:
   vert ls                          a table of all machines that run
   vert ls -q                       their names only, one a line
-  vert stop $(vert ls -q)          with just one machine, the same as 'vert stop'
+  for vm in $(vert ls -q); do vert stop $vm; done
   vert ls --json                   all that is known, for programs
 
 Machines in the foreground are shown too. What a killed vert left behind is removed on the way.)";

@@ -62,11 +62,16 @@ void Connection::on_request(error_code error) {
   if (status != 0) send(refuse(status, error.message()), false);
 }
 
+ApiAnswer Connection::ask(const ApiRequest& request) {
+  const ConsoleHub::Hurry hurry(state_.hub);
+  return answer(state_.vm, request);
+}
+
 void Connection::perform() {
   const auto& request = parser_->get();
   const std::string_view method(request.method_string().data(), request.method_string().size());
   const std::string_view target(request.target().data(), request.target().size());
-  ApiAnswer reply = answer(state_.vm, {method, target, request.body()});
+  ApiAnswer reply = ask({method, target, request.body()});
   if (reply.then == ApiAnswer::Then::kConsole) {
     const auto protocol = request[http::field::upgrade];
     if (!http::token_list(request[http::field::connection]).exists("upgrade") ||
@@ -87,6 +92,7 @@ void Connection::sample(const ApiAnswer::Sampling& sampling) {
   timer_.expires_after(sampling.time);
   timer_.async_wait([self = shared_from_this(), hottest = sampling.hottest](error_code) {
     self->state_.sampling = false;
+    const ConsoleHub::Hurry hurry(self->state_.hub);
     self->send(finish_sampling(self->state_.vm, hottest), self->parser_->get().keep_alive());
   });
 }

@@ -54,6 +54,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
  private:
   void on_request(error_code error);
   void perform();
+  [[nodiscard]] ApiAnswer ask(const ApiRequest& request);
   void sample(const ApiAnswer::Sampling& sampling);
   void send(const ApiAnswer& answer, bool keep);
   void on_sent(error_code error, ApiAnswer::Then then);

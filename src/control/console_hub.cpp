@@ -22,7 +22,7 @@ void ConsoleHub::write(std::span<const u8> bytes) {
       if (fits == 0) {
         const u64 before = consumed_;
         const auto moved = [&] { return consumed_ != before || room() != 0; };
-        if (!changed_.wait_for(lock, limits_.patience, moved)) stall_slowest();
+        if (hurries_ != 0 || !changed_.wait_for(lock, limits_.patience, moved)) stall_slowest();
         continue;
       }
       const std::size_t count = std::min(fits, bytes.size());
@@ -33,17 +33,23 @@ void ConsoleHub::write(std::span<const u8> bytes) {
   if (local_ != nullptr) local_->write(all);
 }
 
-/// How much can be written before a watcher that is not stalled loses something.
+/// How much can be written before a watcher that is not stalled has too much to read.
 std::size_t ConsoleHub::room() const {
   std::size_t room = ring_.size();
   for (const Watcher* watcher : watchers_)
-    if (!watcher->stalled_) room = std::min(room, ring_.size() - std::min(ring_.size(), unread(*watcher)));
+    if (!watcher->stalled_) room = std::min(room, most_unread() - std::min(most_unread(), unread(*watcher)));
   return room;
+}
+
+void ConsoleHub::hurry(int change) {
+  const std::scoped_lock lock(mutex_);
+  hurries_ += change;
+  changed_.notify_all();
 }
 
 void ConsoleHub::stall_slowest() {
   for (Watcher* watcher : watchers_)
-    if (unread(*watcher) >= ring_.size()) watcher->stalled_ = true;
+    if (unread(*watcher) >= most_unread()) watcher->stalled_ = true;
 }
 
 /// With the mutex held. Whatever stalled watchers have not read goes.

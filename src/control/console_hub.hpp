@@ -27,7 +27,7 @@ class ConsoleHub final : public machine::SerialBackend {
   struct Limits {
     std::size_t replayed = std::size_t{64} << 10;  // what a new watcher gets of what was before
     std::size_t ring = std::size_t{256} << 10;     // more than that
-    /// How long a vCPU waits for a watcher that takes nothing.
+    /// How long a vCPU waits for a watcher that has half a ring to read and takes nothing.
     std::chrono::milliseconds patience{200};
   };
 
@@ -64,13 +64,28 @@ class ConsoleHub final : public machine::SerialBackend {
   /// may only pass that on.
   [[nodiscard]] std::unique_ptr<Watcher> watch(std::function<void()> on_output);
 
+  /// While this lives, no vCPU waits for watchers: whoever serves these is about to wait for the vCPUs. The
+  /// other half of the ring takes what they say until then.
+  class Hurry {
+   public:
+    explicit Hurry(ConsoleHub& hub) : hub_(hub) { hub_.hurry(1); }
+    ~Hurry() { hub_.hurry(-1); }
+    Hurry(const Hurry&) = delete;
+    Hurry& operator=(const Hurry&) = delete;
+
+   private:
+    ConsoleHub& hub_;
+  };
+
   /// Waits until all watchers have taken all, or nothing has moved for `patience`.
   void drain(std::chrono::milliseconds patience);
 
  private:
   [[nodiscard]] u64 unread(const Watcher& watcher) const { return written_ - watcher.position_; }
+  [[nodiscard]] std::size_t most_unread() const { return hurries_ != 0 ? ring_.size() : ring_.size() / 2; }
   [[nodiscard]] std::size_t room() const;
   void stall_slowest();
+  void hurry(int change);
   void append(std::span<const u8> bytes);
 
   machine::SerialBackend* const local_;
@@ -81,6 +96,7 @@ class ConsoleHub final : public machine::SerialBackend {
   std::vector<u8> ring_;
   u64 written_ = 0;   // in all
   u64 consumed_ = 0;  // by all watchers together: moves when one of them does
+  int hurries_ = 0;
   std::list<Watcher*> watchers_;
 };
 

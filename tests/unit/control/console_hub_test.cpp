@@ -106,6 +106,33 @@ TEST(ConsoleHub, SlowWatcherSlowsTheGuestDownAndLosesNothing) {
   EXPECT_EQ(text, written);
 }
 
+TEST(ConsoleHub, InAHurryNobodyWaitsAndHalfARingIsNotLost) {
+  ConsoleHub hub(nullptr, {.replayed = 8, .ring = 16, .patience = 60s});
+  const auto watcher = hub.watch([] {});
+  hub.write(bytes_of("01234567"));
+  {
+    const ConsoleHub::Hurry hurry(hub);
+    hub.write(bytes_of("89abcdef"));
+    EXPECT_EQ(take(*watcher, 3), "012");
+  }
+  std::thread guest([&] { hub.write(bytes_of("ghi")); });  // waits until there is half a ring
+  std::string text;
+  while (text.size() < 16) text += take(*watcher, 2);
+  guest.join();
+  EXPECT_EQ(text, "3456789abcdefghi");
+}
+
+TEST(ConsoleHub, HurryFreesAWriterThatWaits) {
+  ConsoleHub hub(nullptr, {.replayed = 8, .ring = 16, .patience = 60s});
+  const auto watcher = hub.watch([] {});
+  std::thread guest([&] { hub.write(bytes_of("0123456789abcdef")); });
+  {
+    const ConsoleHub::Hurry hurry(hub);
+    guest.join();
+  }
+  EXPECT_EQ(take(*watcher), "0123456789abcdef");
+}
+
 TEST(ConsoleHub, WatcherThatLeavesNoLongerHoldsTheGuestUp) {
   ConsoleHub hub(nullptr, {.replayed = 8, .ring = 16, .patience = 60s});
   auto watcher = hub.watch([] {});
