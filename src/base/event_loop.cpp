@@ -6,12 +6,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define ASIO_STANDALONE
-#include <asio/executor_work_guard.hpp>
-#include <asio/io_context.hpp>
-#include <asio/posix/stream_descriptor.hpp>
-#include <asio/post.hpp>
 #include <atomic>
+#include <boost/asio/executor_work_guard.hpp>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/post.hpp>
 #include <cerrno>
 #include <condition_variable>
 #include <future>
@@ -24,6 +23,9 @@
 #include "base/thread.hpp"
 
 namespace vert::base {
+
+namespace asio = boost::asio;
+using boost::system::error_code;
 
 namespace {
 
@@ -145,7 +147,7 @@ class EventLoop::Impl::LoopWatch final : public Watch {
   LoopWatch(Impl& loop, int fd, std::function<void()> callback)
       : loop_(loop), state_(std::make_shared<State>(loop, fd, std::move(callback))) {}
   /// To be called once, before anything else.
-  [[nodiscard]] asio::error_code open() { return state_->open(); }
+  [[nodiscard]] error_code open() { return state_->open(); }
   LoopWatch(const LoopWatch&) = delete;
   LoopWatch& operator=(const LoopWatch&) = delete;
   ~LoopWatch() override {
@@ -168,15 +170,15 @@ class EventLoop::Impl::LoopWatch final : public Watch {
         : fd(file), callback(std::move(on_readable)), descriptor(loop.context) {}
     ~State() { close(); }
 
-    [[nodiscard]] asio::error_code open() {
-      asio::error_code error;
+    [[nodiscard]] error_code open() {
+      error_code error;
       return descriptor.assign(fd, error);
     }
 
     void wait(const std::shared_ptr<State>& self) {
       if (!descriptor.is_open() || waiting) return;
       waiting = true;
-      descriptor.async_wait(asio::posix::stream_descriptor::wait_read, [self](const asio::error_code&) {
+      descriptor.async_wait(asio::posix::stream_descriptor::wait_read, [self](const error_code&) {
         self->waiting = false;
         // Errors count as readable: a regular file cannot be polled, and always is.
         if (self->descriptor.is_open()) self->callback();
@@ -212,7 +214,7 @@ void EventLoop::Impl::stop() {
 }
 
 void EventLoop::Impl::wait_for_timer() {
-  timer.async_wait(asio::posix::stream_descriptor::wait_read, [this](const asio::error_code& error) {
+  timer.async_wait(asio::posix::stream_descriptor::wait_read, [this](const error_code& error) {
     if (error) return;
     fire_due();
     wait_for_timer();
@@ -288,6 +290,8 @@ void EventLoop::resume() {
   impl_->programmed_ns = kNever;  // what it was set to is another time now
   impl_->program();
 }
+
+bool EventLoop::paused() const { return impl_->clock.paused(); }
 
 void EventLoop::post(std::function<void()> work) { asio::post(impl_->context, std::move(work)); }
 

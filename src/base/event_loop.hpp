@@ -36,6 +36,7 @@ class EventLoop final : public TimeService {
   /// Stops the clock; on return no timer's callback runs, nor will before resume(). Not from a callback.
   void pause();
   void resume();
+  [[nodiscard]] bool paused() const;
 
   /// Runs `work` on the loop's thread, also while paused.
   void post(std::function<void()> work);

@@ -28,6 +28,13 @@ class Command {
 [[nodiscard]] std::unique_ptr<Command> make_bench_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_explain_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_doctor_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_ls_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_info_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_console_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_stop_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_kill_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_pause_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_resume_command(CLI::App& parent);
 
 /// Parses the command line, runs the command and prints what went wrong; the whole program.
 [[nodiscard]] int run_program(int argc, const char* const* argv);

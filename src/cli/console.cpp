@@ -35,6 +35,15 @@ void show_keys() {
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kKeys.data(), kKeys.size());
 }
 
+/// This console is the machine's own.
+void say_that_it_stays() {
+  static constexpr std::string_view kText =
+      "vert: this machine runs in the foreground and cannot be left; 'vert run --detach' starts one that "
+      "can\r\n";
+  if (isatty(STDERR_FILENO) == 0) return;
+  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText.data(), kText.size());
+}
+
 }  // namespace
 
 void Console::block_signals() {
@@ -43,17 +52,23 @@ void Console::block_signals() {
   signal(SIGPIPE, SIG_IGN);
 }
 
-Console::Console(machine::Machine& machine, SerialOutput* output, Input input)
-    : machine_(machine), output_(output), input_(input), wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+base::Fd Console::take_signals_here() {
   const sigset_t set = console_signals();
-  signals_ = base::Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  return base::Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+}
+
+Console::Console(machine::Machine& machine, SerialOutput* output, Input input)
+    : machine_(machine),
+      output_(output),
+      input_(input),
+      signals_(take_signals_here()),
+      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
   reading_ = input_.fd >= 0;
   if (reading_ && input_.is_terminal) {
     terminal_.emplace(input_.fd);
     reading_ = terminal_->enter_raw();
     if (reading_) show_keys();
   }
-  machine_.set_serial_ready_callback([this] { eventfd_write(wake_.get(), 1); });
   thread_ = std::thread([this] { run(); });
 }
 
@@ -61,8 +76,9 @@ Console::~Console() {
   finish_.store(true);
   eventfd_write(wake_.get(), 1);
   thread_.join();
-  machine_.set_serial_ready_callback({});
 }
+
+void Console::serial_ready() { eventfd_write(wake_.get(), 1); }
 
 void Console::output_lost() { end(Ended::kTerminalGone); }
 
@@ -121,6 +137,7 @@ void Console::take_input() {
   const EscapeFilter::Command command = escape_.feed(typed, pending_);
   if (pending_.size() > kMaxPending) pending_.resize(kMaxPending);
   if (command == EscapeFilter::Command::kQuit) end(Ended::kQuit);
+  if (command == EscapeFilter::Command::kDetach) say_that_it_stays();
   if (command == EscapeFilter::Command::kHelp) show_keys();
 }
 

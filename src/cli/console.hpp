@@ -31,6 +31,8 @@ class Console {
   /// Blocks in this thread, and so in all that it will start, the signals that the console takes. To be
   /// called before the machine is made.
   static void block_signals();
+  /// A descriptor, not blocking, from which those signals are to be read.
+  [[nodiscard]] static base::Fd take_signals_here();
 
   /// Starts the thread. `output` may be null; it and `machine` outlive the console.
   Console(machine::Machine& machine, SerialOutput* output, Input input);
@@ -44,6 +46,8 @@ class Console {
   [[nodiscard]] int signal_number() const { return signal_number_.load(); }
   /// To be called when the output's consumer has gone. Any thread.
   void output_lost();
+  /// To be called when the guest may take typed bytes again. Any thread.
+  void serial_ready();
 
  private:
   void run();

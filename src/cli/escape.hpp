@@ -1,4 +1,5 @@
-// The escape key of a console on a terminal: Ctrl-A x quits, Ctrl-A Ctrl-A sends one Ctrl-A. Pure.
+// The escape key of a console on a terminal: Ctrl-A x quits, Ctrl-A d detaches, Ctrl-A Ctrl-A sends one
+// Ctrl-A. Pure.
 #pragma once
 
 #include <span>
@@ -11,10 +12,10 @@ namespace vert::cli {
 /// Takes typed bytes as they come, in pieces of any size.
 class EscapeFilter {
  public:
-  enum class Command { kNone, kQuit, kHelp };
+  enum class Command { kNone, kQuit, kDetach, kHelp };
 
-  /// Appends to `out` what the guest shall get, and returns what was asked for. After kQuit the rest of
-  /// `typed` is dropped.
+  /// Appends to `out` what the guest shall get, and returns what was asked for. After kQuit and kDetach the
+  /// rest of `typed` is dropped.
   Command feed(std::span<const u8> typed, std::vector<u8>& out) {
     Command command = Command::kNone;
     for (const u8 byte : typed) {
@@ -25,6 +26,7 @@ class EscapeFilter {
       }
       escaped_ = false;
       if (byte == 'x' || byte == 'X') return Command::kQuit;
+      if (byte == 'd' || byte == 'D') return Command::kDetach;
       if (byte == 'h' || byte == '?') command = Command::kHelp;
       if (byte == kControlA) out.push_back(byte);
     }

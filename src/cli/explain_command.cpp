@@ -1,9 +1,10 @@
-// `vert explain`: guest code beside what the translator makes of it.
+// `vert explain`: guest code beside what the translator makes of it, from a program or a running machine.
 #include <limits>
 #include <string>
 
 #include "cli/commands.hpp"
 #include "cli/explain_plan.hpp"
+#include "cli/explain_vm.hpp"
 
 namespace vert::cli {
 namespace {
@@ -19,10 +20,15 @@ constexpr const char* kExamples = R"(Examples:
     vert explain --bytes '55 48 89 e5 5d c3'
   The same as kernel code, and at another address:
     vert explain --bytes '55 48 89 e5 5d c3' --mode kernel --address 0xffffffff81000000
+  What a running machine spends its time with: it looks for three seconds (--seconds), then shows the hottest
+  blocks, each beside its translation:
+    vert explain --vm web --hottest 5
+  Code that lies in a running machine's memory, as one of its processors sees it:
+    vert explain --vm web --range 0xffffffff81000000..0xffffffff81000040
 
 How to read it: each guest instruction is followed by its host's, indented. Most are copies; memory operands get
 a check against a table of translated pages. What usually does not run (misses, exits) is marked 'cold'.
-The hottest blocks of a machine, in the same form: vert run --debug hot-blocks ...)";
+The hottest blocks of a machine's whole life: vert run --debug hot-blocks ...)";
 
 class ExplainCommand final : public Command {
  public:
@@ -37,14 +43,29 @@ class ExplainCommand final : public Command {
     app_.add_option("--address", address_, "Where --bytes lie (default 0x401000)")->type_name("ADDRESS");
     app_.add_option("--mode", mode_, "user, kernel or user32 (default: user, or user32 for i386 programs)")
         ->type_name("MODE");
+    vm_option_ = app_.add_option("--vm", vm_.name, "A running machine (its name, if there are several)")
+                     ->type_name("[NAME]")
+                     ->expected(0, 1);
+    app_.add_option("--hottest", vm_.hottest, "With --vm: how many of the hottest blocks (default 10)")
+        ->type_name("K");
+    app_.add_option("--seconds", vm_.seconds, "With --vm: how long to look for them (default 3)")
+        ->type_name("S");
+    app_.add_option("--range", vm_.range, "With --vm: code from address A to B; or the block at A")
+        ->type_name("A..B");
+    app_.add_option("--vcpu", vm_.vcpu, "With --range: as this processor sees it (default 0)")
+        ->type_name("N");
     app_.footer(kExamples);
   }
 
   CLI::App& app() override { return app_; }
 
   Result<int> run() override {
-    if (program_.empty() == bytes_.empty())
-      return make_error("give either a program or --bytes (see 'vert explain --help')");
+    const bool of_vm = vm_option_->count() != 0;
+    if (!of_vm && !(vm_.hottest + vm_.seconds + vm_.range + vm_.vcpu).empty())
+      return make_error("--hottest, --seconds, --range and --vcpu are for --vm");
+    if ((program_.empty() ? 0 : 1) + (bytes_.empty() ? 0 : 1) + (of_vm ? 1 : 0) != 1)
+      return make_error("give one of a program, --bytes and --vm (see 'vert explain --help')");
+    if (of_vm) return explain_running();
     VERT_ASSIGN(const std::string text, bytes_.empty() ? explain_program() : explain_bytes());
     print_out(text);
     return kExitOk;
@@ -52,6 +73,13 @@ class ExplainCommand final : public Command {
 
  private:
   static constexpr std::size_t kNoLimit = std::numeric_limits<std::size_t>::max();
+
+  Result<int> explain_running() {
+    vm_.mode = mode_;
+    VERT_ASSIGN(const std::string text, explain_vm(vm_));
+    print_out(text);
+    return kExitOk;
+  }
 
   Result<std::string> explain_bytes() const {
     VERT_ASSIGN(const std::vector<u8> bytes, parse_hex_bytes(bytes_));
@@ -79,6 +107,8 @@ class ExplainCommand final : public Command {
   std::string bytes_;
   std::string address_;
   std::string mode_;
+  CLI::Option* vm_option_ = nullptr;
+  ExplainVmRequest vm_;
 };
 
 }  // namespace

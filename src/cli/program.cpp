@@ -18,6 +18,9 @@ constexpr const char* kExamples = R"(Examples:
   vert doctor                                what this host offers
   vert run --kernel vmlinuz --initrd rd.img --append 'console=ttyS0'
                                              boot Linux here, console on this terminal
+  vert run --detach --name web --kernel ...  the same in the background
+  vert ls                                    the machines that run
+  vert console web                           the console of one of them
   vert bench                                 how fast guests run here, against bare metal
   vert explain /usr/bin/env                  what the translator makes of a program's code
 
@@ -76,6 +79,13 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
   app.allow_extras();
   std::vector<std::unique_ptr<Command>> commands;
   commands.push_back(make_run_command(app));
+  commands.push_back(make_ls_command(app));
+  commands.push_back(make_info_command(app));
+  commands.push_back(make_console_command(app));
+  commands.push_back(make_stop_command(app));
+  commands.push_back(make_kill_command(app));
+  commands.push_back(make_pause_command(app));
+  commands.push_back(make_resume_command(app));
   commands.push_back(make_bench_command(app));
   commands.push_back(make_explain_command(app));
   commands.push_back(make_doctor_command(app));

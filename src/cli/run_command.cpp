@@ -1,20 +1,16 @@
-// `vert run`: one machine in the foreground, its serial console where the user wants it.
-#include <signal.h>
-#include <string.h>
-
+// `vert run`: what the user wants, checked; cli/run_session.hpp then runs it.
 #include <algorithm>
 #include <charconv>
-#include <mutex>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "cli/commands.hpp"
-#include "cli/console.hpp"
 #include "cli/debug_options.hpp"
+#include "cli/detach.hpp"
 #include "cli/host.hpp"
-#include "cli/serial_port.hpp"
+#include "cli/run_session.hpp"
 #include "cli/text.hpp"
+#include "control/registry.hpp"
 #include "machine/machine.hpp"
 #include "x86/cpu_model.hpp"
 
@@ -26,6 +22,10 @@ constexpr const char* kExamples = R"(Examples:
     vert run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
   Two processors and 512 MiB, with the reference engine:
     vert run --engine interp --cpus 2 --memory 512M --kernel vmlinuz --append 'console=ttyS0 quiet'
+  In the background, with a name; then its console (Ctrl-A d leaves it) and its end:
+    vert run --detach --name web --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
+    vert console web
+    vert stop web
   A test kernel (ELF or multiboot) whose write to port 0xf4 becomes the exit status:
     vert run test.elf --serial file=test.log --device isa-debug-exit
   What the engine did, and why it was slow where it was, on standard error when the machine ends:
@@ -50,10 +50,14 @@ struct RunOptions {
   std::string cpus = "1";
   std::string engine = "auto";
   std::string cpu = "host";
-  std::string serial = "stdio";
+  std::string serial;
   std::vector<std::string> devices;
   std::vector<std::string> debug;
   bool no_reboot = false;
+  std::string name;
+  bool detach = false;
+  std::string log;
+  std::string api_socket;
 };
 
 constexpr unsigned kMaxCpus = 64;
@@ -124,84 +128,23 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
   return config;
 }
 
-/// Tells how the machine ended, and gives the exit status. The terminal is in its own mode again.
-Result<int> exit_status(const machine::Outcome& outcome) {
-  using Reason = machine::Outcome::Reason;
-  switch (outcome.reason) {
-    case Reason::kPowerOff: return kExitOk;
-    case Reason::kReset:
-      print_error("vert: the guest asked for a reset, which ends it (--no-reboot)\n");
-      return kExitOk;
-    case Reason::kDebugExit: return outcome.debug_exit_status;
-    case Reason::kTripleFault:
-      print_error(fmt::format("vert: the guest crashed (triple fault)\n{}\n", outcome.description));
-      return kExitGuestCrashed;
-    case Reason::kStopped: return make_error("the machine was stopped");
-    case Reason::kInternalError: break;
-  }
-  return make_error("the machine failed: {}", outcome.description);
+Result<RunPlan> make_plan(const RunOptions& options) {
+  RunPlan plan;
+  VERT_ASSIGN(plan.config, make_config(options));
+  VERT_ASSIGN(plan.debug, parse_debug_options(options.debug));
+  plan.config.aids = {.perf_map = plan.debug.perf_map, .samples = plan.debug.samples.wanted};
+  if (!options.name.empty()) VERT_TRY(control::check_name(options.name));
+  if (options.detach && options.serial == "stdio")
+    return make_error(
+        "--serial stdio and --detach exclude each other; leave out --serial, 'vert console' shows it");
+  if (!options.log.empty() && !options.detach)
+    return make_error("--log is for --detach; in the foreground, use the shell's 2>FILE");
+  plan.serial = !options.serial.empty() ? options.serial : options.detach ? "none" : "stdio";
+  plan.name = options.name;
+  plan.log = options.log;
+  plan.api_socket = options.api_socket;
+  return plan;
 }
-
-/// One run of a machine with its console. Members are made in this order and go in the opposite one: the
-/// console leaves the machine alone before that goes, and the output outlives both.
-class Session {
- public:
-  Result<int> run(machine::MachineConfig config, const std::string& serial, const DebugOptions& debug) {
-    VERT_ASSIGN(port_, open_serial_port(serial));
-    if (!port_.notice.empty()) print_error(fmt::format("vert: {}\n", port_.notice));
-    if (port_.output.valid()) {
-      output_.emplace(std::move(port_.output), SerialOutput::Limits{}, [this](int) {
-        const std::lock_guard lock(lost_mutex_);
-        output_lost_ = true;
-        if (live_console_ != nullptr) live_console_->output_lost();
-      });
-      config.serial = &*output_;
-    }
-    VERT_ASSIGN(machine_, machine::Machine::create(config));
-    console_.emplace(*machine_, output_ ? &*output_ : nullptr,
-                     Console::Input{port_.input.get(), port_.is_terminal});
-    set_live_console(&*console_);
-    const machine::Outcome outcome = machine_->run();
-    Result<int> status = finish(outcome);
-    if (debug.counters.wanted)
-      VERT_TRY(write_report(debug.counters, counter_tables(machine_->engine_counters())));
-    if (debug.samples.wanted)
-      VERT_TRY(write_report(debug.samples, sample_tables(machine_->engine_samples())));
-    return status;
-  }
-
- private:
-  /// The console that a lost output stops; also if it was lost before.
-  void set_live_console(Console* console) {
-    const std::lock_guard lock(lost_mutex_);
-    live_console_ = console;
-    if (output_lost_ && console != nullptr) console->output_lost();
-  }
-
-  Result<int> finish(const machine::Outcome& outcome) {
-    static constexpr std::chrono::seconds kDrainPatience{5};
-    if (output_ && console_->ended() == Console::Ended::kNo) output_->drain(kDrainPatience);
-    if (output_) output_->abandon();
-    const Console::Ended ended = console_->ended();
-    const int signal_number = console_->signal_number();
-    set_live_console(nullptr);
-    console_.reset();
-    if (outcome.reason != machine::Outcome::Reason::kStopped) return exit_status(outcome);
-    if (ended == Console::Ended::kQuit) return kExitOk;
-    if (ended == Console::Ended::kSignal) return make_error("stopped by SIG{}", sigabbrev_np(signal_number));
-    if (ended == Console::Ended::kTerminalGone)
-      return make_error("the serial console's terminal or pipe has gone");
-    return exit_status(outcome);
-  }
-
-  SerialPort port_;
-  std::mutex lost_mutex_;
-  bool output_lost_ = false;
-  Console* live_console_ = nullptr;
-  std::optional<SerialOutput> output_;
-  std::unique_ptr<machine::Machine> machine_;
-  std::optional<Console> console_;
-};
 
 class RunCommand final : public Command {
  public:
@@ -219,7 +162,8 @@ class RunCommand final : public Command {
         ->type_name("NAME");
     app_.add_option("--cpu", options_.cpu, "x86-64-v2, x86-64-v3, x86-64-v4 or host (default host)")
         ->type_name("MODEL");
-    app_.add_option("--serial", options_.serial, "Serial console: stdio, file=F, pty or none (default stdio)")
+    app_.add_option("--serial", options_.serial,
+                    "Serial console: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");
     app_.add_option("--device", options_.devices,
                     "Test device: isa-debug-exit or pc-testdev; may be repeated")
@@ -232,19 +176,23 @@ class RunCommand final : public Command {
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     app_.add_flag("--no-reboot", options_.no_reboot, "A reset ends the machine");
+    app_.add_option("--name", options_.name, "What 'vert ls' and others call it (default vm1, vm2, ...)")
+        ->type_name("NAME");
+    app_.add_flag("--detach", options_.detach,
+                  "Return once it runs, and let it go on in the background; prints its name");
+    app_.add_option("--log", options_.log,
+                    "Where vert's own messages go with --detach (default: they go when it ends)")
+        ->type_name("FILE");
+    app_.add_option("--api-socket", options_.api_socket, "Serve the control interface here too")
+        ->type_name("PATH");
     app_.footer(kExamples);
   }
 
   CLI::App& app() override { return app_; }
 
   Result<int> run() override {
-    VERT_ASSIGN(machine::MachineConfig config, make_config(options_));
-    VERT_ASSIGN(const DebugOptions debug, parse_debug_options(options_.debug));
-    config.aids = {.perf_map = debug.perf_map, .samples = debug.samples.wanted};
-    Console::block_signals();
-    install_crash_handlers();
-    Session session;
-    return session.run(std::move(config), options_.serial, debug);
+    VERT_ASSIGN(const RunPlan plan, make_plan(options_));
+    return options_.detach ? run_detached(plan) : run_machine(plan);
   }
 
  private:

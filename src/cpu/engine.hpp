@@ -122,14 +122,18 @@ class Engine {
   [[nodiscard]] virtual ExitInfo run(CpuState& state, u64 budget) = 0;
 
   /// To be called when, since the last run, the caller changed more of `state` than general registers, RIP,
-  /// RFLAGS, segment registers, CPL, FPU state and the activity, or handed in another: drop everything
-  /// derived from it.
+  /// RFLAGS, segment registers, CPL, FPU state, the TSC's offset and the activity, or handed in another: drop
+  /// everything derived from it.
   virtual void state_changed() = 0;
 
   /// What the engine has counted since it was made, for people. Not while run() is under way.
   [[nodiscard]] virtual std::vector<CounterGroup> counters() const { return {}; }
-  /// Where the time went, if that was asked for (EngineAids::samples). Not while run() is under way.
-  [[nodiscard]] virtual SampleReport samples() const { return {}; }
+  /// From now on looks where the time goes, as if EngineAids::samples had asked for it; returns false if it
+  /// cannot. Neither while run() is under way, but on any thread.
+  [[nodiscard]] virtual bool start_sampling() { return false; }
+  virtual void stop_sampling() {}
+  /// Where the time went since, with that many of the hottest blocks. Not while run() is under way.
+  [[nodiscard]] virtual SampleReport samples(std::size_t /*hottest*/) const { return {}; }
 };
 
 /// An engine that can also settle single instructions for another, which runs the same vCPU most of the time.

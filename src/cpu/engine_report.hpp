@@ -2,6 +2,7 @@
 // so have to be asked for.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,8 @@ struct EngineAids {
   bool samples = false;          // looks a thousand times a second where the vCPU's thread is
   bool windows_at_once = false;  // bt: all of CPL 3 goes through windows from the start; for tests
 };
+
+inline constexpr std::size_t kUsualHottest = 10;
 
 struct SampleReport {
   std::vector<CounterGroup> groups;

@@ -55,6 +55,7 @@ class Board {
   [[nodiscard]] memory::Bus& pio() { return pio_; }
   [[nodiscard]] device::I8259& pic() { return pic_; }
   [[nodiscard]] device::Serial16550& serial() { return serial_; }
+  [[nodiscard]] device::AcpiPm& power_management() { return pm_; }
 
   /// All devices as after power-up.
   void reset();

@@ -40,11 +40,11 @@ constexpr std::array kEngines = {
 
 }  // namespace
 
-Result<EngineMaker> find_engine(std::string_view name) {
+Result<EngineChoice> find_engine(std::string_view name) {
   const auto found = std::ranges::find_if(kEngines, [&](const EngineEntry& entry) {
     return entry.usable() && (name == "auto" || name == entry.name);
   });
-  if (found != kEngines.end()) return found->make;
+  if (found != kEngines.end()) return EngineChoice{found->name, found->make};
   std::string names = "auto";
   for (const EngineEntry& entry : kEngines)
     if (entry.usable()) names += fmt::format(", {}", entry.name);

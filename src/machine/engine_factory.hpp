@@ -11,7 +11,12 @@ namespace vert::machine {
 
 using EngineMaker = Result<std::unique_ptr<cpu::Engine>> (*)(const cpu::VcpuContext& context);
 
-/// What makes engines of that name; "auto" is the best available. The error lists the names there are.
-[[nodiscard]] Result<EngineMaker> find_engine(std::string_view name);
+struct EngineChoice {
+  std::string_view name;
+  EngineMaker make = nullptr;
+};
+
+/// The engine of that name; "auto" is the best available. The error lists the names there are.
+[[nodiscard]] Result<EngineChoice> find_engine(std::string_view name);
 
 }  // namespace vert::machine

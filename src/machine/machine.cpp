@@ -5,6 +5,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <condition_variable>
@@ -16,6 +17,7 @@
 #include "machine/boot_files.hpp"
 #include "machine/engine_factory.hpp"
 #include "machine/firmware/acpi_tables.hpp"
+#include "machine/guest_bytes.hpp"
 #include "machine/state_dump.hpp"
 #include "machine/vcpu.hpp"
 
@@ -111,11 +113,17 @@ struct Machine::Impl final : VcpuOwner {
   [[nodiscard]] Status reset();
   void pause_all();
   void wait_until_idle();
+  [[nodiscard]] bool may_run() const;
+  void stand_still();
+  void go_on();
+  /// Calls `look` while all vCPUs are idle, for a moment: clocks go on. Not on a vCPU's thread.
+  template <typename Look>
+  auto while_idle(Look look);
 
   const MachineConfig config;
   const x86::CpuModel model;
   const MemoryMap map;
-  EngineMaker make_engine = nullptr;
+  EngineChoice engine;
   std::unique_ptr<BootFiles> files;
   std::unique_ptr<memory::GuestMemory> memory;
   std::unique_ptr<base::EventLoop> loop;
@@ -125,10 +133,14 @@ struct Machine::Impl final : VcpuOwner {
   std::vector<std::unique_ptr<cpu::LocalApic>> apics;
   std::vector<std::unique_ptr<Vcpu>> vcpus;
 
+  std::mutex transitions;   // held over each pause that ends again; outermost
+  u64 stood_still_tsc = 0;  // while standing still: the host's TSC since when
+
   mutable std::mutex mutex;  // innermost but for Vcpu's own
   std::condition_variable changed;
   std::optional<Outcome> outcome;
   bool reset_requested = false;
+  bool paused = false;  // somebody asked for it
   std::optional<u64> began_ns;
   std::optional<u64> ended_ns;
 };
@@ -141,7 +153,7 @@ Machine::Impl::~Impl() {
 }
 
 Status Machine::Impl::build() {
-  VERT_ASSIGN(make_engine, find_engine(config.engine));
+  VERT_ASSIGN(engine, find_engine(config.engine));
   VERT_ASSIGN(files, read_boot_files(config));
   VERT_ASSIGN(memory, memory::GuestMemory::create(map.ram_regions()));
   VERT_ASSIGN(loop, base::EventLoop::create());
@@ -187,8 +199,8 @@ Status Machine::Impl::make_processors() {
                                       .events = &events.back(),
                                       .model = &model,
                                       .aids = config.aids};
-    VERT_ASSIGN(auto engine, make_engine(context));
-    vcpus.push_back(std::make_unique<Vcpu>(context, std::move(engine), *this));
+    VERT_ASSIGN(auto vcpu_engine, engine.make(context));
+    vcpus.push_back(std::make_unique<Vcpu>(context, std::move(vcpu_engine), *this));
   }
   return {};
 }
@@ -197,14 +209,15 @@ Status Machine::Impl::boot() {
   put_firmware_data(*memory, config.cpus);
   for (const auto& vcpu : vcpus) set_up_processor(*vcpu);
   VERT_TRY(load_kernel(files->source, map, *memory, vcpus.front()->state()));
+  start_tsc();
   if (config.no_reboot) files.reset();  // not needed again
   return {};
 }
 
-/// The TSC of every vCPU is 0 now.
+/// The TSC of every vCPU is 0 now, and stands still.
 void Machine::Impl::start_tsc() {
-  const u64 offset = 0 - __rdtsc();
-  for (const auto& vcpu : vcpus) vcpu->state().tsc_offset = offset;
+  stood_still_tsc = __rdtsc();
+  for (const auto& vcpu : vcpus) vcpu->state().tsc_offset = 0 - stood_still_tsc;
 }
 
 void Machine::Impl::vcpu_shut_down(const Vcpu& vcpu, const std::string& faults) {
@@ -242,12 +255,13 @@ void Machine::Impl::wait_until_idle() {
 
 Outcome Machine::Impl::run() {
   {
-    const std::scoped_lock lock(mutex);
-    began_ns = loop->now_ns();
+    const std::scoped_lock running(transitions);
+    {
+      const std::scoped_lock lock(mutex);
+      began_ns = loop->now_ns();
+    }
+    go_on();
   }
-  start_tsc();
-  loop->resume();
-  for (const auto& vcpu : vcpus) vcpu->resume();
   while (true) {
     std::unique_lock lock(mutex);
     changed.wait(lock, [this] { return outcome || reset_requested; });
@@ -257,6 +271,7 @@ Outcome Machine::Impl::run() {
     if (const Status status = reset(); !status)
       end(because(Outcome::Reason::kInternalError, status.error().message));
   }
+  const std::scoped_lock running(transitions);
   pause_all();
   wait_until_idle();
   const std::scoped_lock lock(mutex);
@@ -264,26 +279,64 @@ Outcome Machine::Impl::run() {
   return *outcome;
 }
 
-Status Machine::Impl::reset() {
+/// Whether vCPUs shall run, or have been told to stop for good or for a reset.
+bool Machine::Impl::may_run() const {
+  const std::scoped_lock lock(mutex);
+  return began_ns && !paused && !outcome && !reset_requested;
+}
+
+/// Stops vCPUs, timers and TSCs. With `transitions` held.
+void Machine::Impl::stand_still() {
   pause_all();
   wait_until_idle();
+  if (loop->paused()) return;
   loop->pause();
+  stood_still_tsc = __rdtsc();
+}
+
+/// The reverse, if nothing is against it. With `transitions` held, and all vCPUs idle.
+void Machine::Impl::go_on() {
+  if (!may_run()) return;
+  if (loop->paused()) {
+    const u64 missed = __rdtsc() - stood_still_tsc;
+    for (const auto& vcpu : vcpus) {
+      u64& offset = vcpu->state().tsc_offset;
+      offset -= missed;
+      apics[vcpu->index()]->set_tsc_deadline(apics[vcpu->index()]->tsc_deadline(), offset);
+    }
+    loop->resume();
+  }
+  const std::scoped_lock lock(mutex);
+  if (outcome || reset_requested) return;  // whoever asked for that has paused, or will pause, all vCPUs
+  for (const auto& vcpu : vcpus) vcpu->resume();
+}
+
+template <typename Look>
+auto Machine::Impl::while_idle(Look look) {
+  const std::scoped_lock running(transitions);
+  pause_all();
+  wait_until_idle();
+  auto seen = look();
+  go_on();
+  return seen;
+}
+
+Status Machine::Impl::reset() {
+  const std::scoped_lock running(transitions);
+  stand_still();
   board->reset();
   VERT_TRY(clear_memory(*memory));
   for (cpu::VcpuEvents& vcpu_events : events) static_cast<void>(vcpu_events.take(~u32{0}));
   VERT_TRY(boot());
   for (const auto& vcpu : vcpus) {
-    VERT_ASSIGN(auto engine, make_engine(vcpu->context()));
-    vcpu->replace_engine(std::move(engine));
+    VERT_ASSIGN(auto new_engine, engine.make(vcpu->context()));
+    vcpu->replace_engine(std::move(new_engine));
   }
   {
     const std::scoped_lock lock(mutex);
     reset_requested = false;
-    if (outcome) return {};
   }
-  start_tsc();
-  loop->resume();
-  for (const auto& vcpu : vcpus) vcpu->resume();
+  go_on();
   return {};
 }
 
@@ -318,16 +371,73 @@ MachineStatistics Machine::statistics() const {
   return statistics;
 }
 
-std::vector<std::vector<cpu::CounterGroup>> Machine::engine_counters() const {
-  std::vector<std::vector<cpu::CounterGroup>> counters;
-  for (const auto& vcpu : impl_->vcpus) counters.push_back(vcpu->engine_counters());
-  return counters;
+std::string_view Machine::engine_name() const { return impl_->engine.name; }
+
+Machine::State Machine::state() const {
+  const std::scoped_lock lock(impl_->mutex);
+  if (impl_->outcome) return State::kEnded;
+  if (impl_->paused) return State::kPaused;
+  return impl_->began_ns ? State::kRunning : State::kCreated;
 }
 
-std::vector<cpu::SampleReport> Machine::engine_samples() const {
-  std::vector<cpu::SampleReport> samples;
-  for (const auto& vcpu : impl_->vcpus) samples.push_back(vcpu->engine_samples());
-  return samples;
+void Machine::pause() {
+  const std::scoped_lock running(impl_->transitions);
+  {
+    const std::scoped_lock lock(impl_->mutex);
+    impl_->paused = true;
+  }
+  impl_->stand_still();
+}
+
+void Machine::resume() {
+  const std::scoped_lock running(impl_->transitions);
+  {
+    const std::scoped_lock lock(impl_->mutex);
+    impl_->paused = false;
+  }
+  impl_->go_on();
+}
+
+void Machine::reset() { impl_->request_reset(); }
+
+void Machine::press_power_button() { impl_->board->power_management().press_power_button(); }
+
+std::vector<std::vector<cpu::CounterGroup>> Machine::engine_counters() {
+  return impl_->while_idle([this] {
+    std::vector<std::vector<cpu::CounterGroup>> counters;
+    for (const auto& vcpu : impl_->vcpus) counters.push_back(vcpu->engine_counters());
+    return counters;
+  });
+}
+
+bool Machine::start_sampling() {
+  return impl_->while_idle([this] {
+    return std::ranges::all_of(impl_->vcpus, [](const auto& vcpu) { return vcpu->start_sampling(); });
+  });
+}
+
+std::vector<cpu::SampleReport> Machine::engine_samples(std::size_t hottest) {
+  return impl_->while_idle([this, hottest] {
+    std::vector<cpu::SampleReport> samples;
+    for (const auto& vcpu : impl_->vcpus) samples.push_back(vcpu->engine_samples(hottest));
+    return samples;
+  });
+}
+
+void Machine::stop_sampling() {
+  impl_->while_idle([this] {
+    for (const auto& vcpu : impl_->vcpus) vcpu->stop_sampling();
+    return true;
+  });
+}
+
+Result<GuestBytes> Machine::read_guest(unsigned vcpu, u64 address, std::size_t size) {
+  if (vcpu >= impl_->vcpus.size())
+    return make_error("there is no processor {}: the machine has {}", vcpu, impl_->vcpus.size());
+  return impl_->while_idle([&]() -> Result<GuestBytes> {
+    const Vcpu& looked_at = *impl_->vcpus[vcpu];
+    return read_linear(looked_at.context(), looked_at.state(), address, size);
+  });
 }
 
 }  // namespace vert::machine

@@ -15,6 +15,7 @@
 #include "base/error.hpp"
 #include "base/types.hpp"
 #include "cpu/engine_report.hpp"
+#include "machine/guest_bytes.hpp"
 
 namespace vert::machine {
 
@@ -71,10 +72,34 @@ class Machine {
   std::size_t serial_input(std::span<const u8> bytes);
   void set_serial_ready_callback(std::function<void()> on_serial_ready);
   [[nodiscard]] MachineStatistics statistics() const;
-  /// What each vCPU's engine has counted since the guest's last reset. Not while run() is under way.
-  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters() const;
-  /// Likewise where each vCPU spent its time, if MachineConfig::aids asks for samples.
-  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples() const;
+  /// What "auto" came to.
+  [[nodiscard]] std::string_view engine_name() const;
+
+  // Steering, while run() is under way in another thread; not from the guest's threads. What they ask for is
+  // remembered if run() has not begun, and too late if it has ended.
+
+  enum class State : u8 { kCreated, kRunning, kPaused, kEnded };
+  [[nodiscard]] State state() const;
+  /// Stops the vCPUs, and all of the guest's time. On return nothing runs.
+  void pause();
+  void resume();
+  /// As the button at the front: what follows from it is the guest's affair.
+  void press_power_button();
+  /// As the button next to it. A paused machine stays paused.
+  void reset();
+
+  // What follows stops the vCPUs for as long as it takes to look, while clocks go on: microseconds mostly.
+
+  /// What each vCPU's engine has counted since the guest's last reset.
+  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters();
+  /// From now on looks where the vCPUs spend their time; as if MachineConfig::aids had asked for it. False if
+  /// the engine cannot. A reset of the guest ends it.
+  [[nodiscard]] bool start_sampling();
+  /// Where each vCPU spent its time since, with listings of the hottest blocks.
+  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples(std::size_t hottest);
+  void stop_sampling();
+  /// Memory as that vCPU sees it now, through the page tables that it uses at the moment.
+  [[nodiscard]] Result<GuestBytes> read_guest(unsigned vcpu, u64 address, std::size_t size);
 
  private:
   struct Impl;

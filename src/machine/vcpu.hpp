@@ -68,7 +68,11 @@ class Vcpu {
   [[nodiscard]] const cpu::VcpuContext& context() const { return context_; }
   /// Only while Paused: what the engine has counted and seen since it was made.
   [[nodiscard]] std::vector<cpu::CounterGroup> engine_counters() const { return engine_->counters(); }
-  [[nodiscard]] cpu::SampleReport engine_samples() const { return engine_->samples(); }
+  [[nodiscard]] bool start_sampling() { return engine_->start_sampling(); }
+  void stop_sampling() { engine_->stop_sampling(); }
+  [[nodiscard]] cpu::SampleReport engine_samples(std::size_t hottest) const {
+    return engine_->samples(hottest);
+  }
   /// Only while Paused: goes on with another engine.
   void replace_engine(std::unique_ptr<cpu::Engine> engine);
 

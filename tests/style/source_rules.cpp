@@ -30,7 +30,8 @@ const std::map<std::string, std::set<std::string>>& layers() {
       {"engine/kvm", {"base", "x86", "memory", "cpu"}},
       {"device", {"base", "x86", "memory", "cpu"}},
       {"machine", {"base", "x86", "memory", "cpu", "engine/interp", "engine/bt", "engine/kvm", "device"}},
-      {"cli", {"base", "x86", "memory", "cpu", "device", "machine"}},
+      {"control", {"base", "x86", "memory", "cpu", "machine"}},
+      {"cli", {"base", "x86", "memory", "cpu", "device", "machine", "control"}},
   };
   return kLayers;
 }

@@ -21,6 +21,7 @@ class CodeCache {
   [[nodiscard]] u32 position() const { return position_; }
   [[nodiscard]] u32 cold_position() const { return cold_position_; }
   [[nodiscard]] std::size_t room() const { return cold_position_ - position_; }
+  [[nodiscard]] std::size_t used() const { return writable_.size() - room(); }
   [[nodiscard]] u8* write_at(u32 offset) { return writable_.data() + offset; }
   /// Takes room for hot code and for cold code, which was written before `cold_position()`.
   void take(u32 hot, u32 cold) {

@@ -37,9 +37,11 @@ class Runtime final : private memory::CodeWatcher {
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget);
   void state_changed();
   [[nodiscard]] std::vector<cpu::CounterGroup> counters() const {
-    return describe(statistics_, *context_, windows_.counts());
+    return describe(statistics_, *context_, windows_.counts(), cache_);
   }
-  [[nodiscard]] cpu::SampleReport samples() const;
+  void start_sampling();
+  void stop_sampling();
+  [[nodiscard]] cpu::SampleReport samples(std::size_t hottest) const;
 
  private:
   Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, ContextMemory context,

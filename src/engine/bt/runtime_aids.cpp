@@ -27,6 +27,20 @@ void Runtime::tell_aids(const Block& block, const Emitter::Placed& placed) {
   if (sampler_) sampler_->block_made(block, placed, plan_);
 }
 
-cpu::SampleReport Runtime::samples() const { return sampler_ ? sampler_->report() : cpu::SampleReport{}; }
+/// If samples are taken since the engine was made, it stays so.
+void Runtime::start_sampling() {
+  if (sampler_) return;
+  sampler_ = std::make_unique<Sampler>(cache_, thunks_, first_code_, *vcpu_.model);
+  // What was translated before is not known to it.
+  forget_all_code();
+}
+
+void Runtime::stop_sampling() {
+  if (!vcpu_.aids.samples) sampler_.reset();
+}
+
+cpu::SampleReport Runtime::samples(std::size_t hottest) const {
+  return sampler_ ? sampler_->report(hottest) : cpu::SampleReport{};
+}
 
 }  // namespace vert::bt

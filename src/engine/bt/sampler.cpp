@@ -15,7 +15,6 @@ namespace {
 using cpu::Counter;
 using cpu::CounterGroup;
 
-constexpr std::size_t kHottest = 10;
 constexpr long kPeriodNs = 1'000'000;
 
 thread_local constinit std::atomic<Sampler*> sampled = nullptr;
@@ -137,7 +136,7 @@ CounterGroup Sampler::places() const {
   return group;
 }
 
-cpu::SampleReport Sampler::report() const {
+cpu::SampleReport Sampler::report(std::size_t hottest_count) const {
   HotBlocks all = forgotten_;
   collect(spans_, all);
   std::vector<std::pair<Key, Hot>> hottest(all.begin(), all.end());
@@ -149,7 +148,7 @@ cpu::SampleReport Sampler::report() const {
   const auto explainer = Explainer::create(model_);
   for (std::size_t i = 0; i < hottest.size(); ++i) {
     const auto& [key, hot] = hottest[i];
-    if (i >= kHottest) {
+    if (i >= hottest_count) {
       others += hot.samples;
       continue;
     }
@@ -157,7 +156,8 @@ cpu::SampleReport Sampler::report() const {
     if (explainer)
       (*explainer)->block(hot.guest_code.bytes, hot.guest_code.address, key.rip, hot.mode, listing, sum);
   }
-  if (others != 0) group.counters.push_back({fmt::format("{} others", hottest.size() - kHottest), others});
+  if (others != 0)
+    group.counters.push_back({fmt::format("{} others", hottest.size() - hottest_count), others});
   cpu::SampleReport report{{places()}, {}};
   if (group.counters.empty()) return report;
   report.groups.push_back(std::move(group));

@@ -1,8 +1,8 @@
 // Where a vCPU's thread spends its time: a timer interrupts it a thousand times a second, and the interrupted
 // place is counted: by block of generated code, by thunk, or by what C++ code does.
 //
-// All on the vCPU's thread; the signal handler too, which touches only what the thread leaves alone
-// meanwhile.
+// All on the vCPU's thread, or while that does not run the engine; the signal handler always on it: it
+// touches only what the thread leaves alone meanwhile.
 #pragma once
 
 #include <array>
@@ -67,8 +67,8 @@ class Sampler {
   void block_made(const Block& block, const Emitter::Placed& placed, const BlockPlan& plan);
   void cache_emptied();
 
-  /// With what the handler saw up to now.
-  [[nodiscard]] cpu::SampleReport report() const;
+  /// With what the handler saw up to now, and a listing of the hottest blocks.
+  [[nodiscard]] cpu::SampleReport report(std::size_t hottest) const;
 
  private:
   /// A block in the cache.

@@ -68,12 +68,14 @@ CounterGroup fills(const Context& context) {
 }  // namespace
 
 std::vector<CounterGroup> describe(const Statistics& statistics, const Context& context,
-                                   const Windows::Counts& windows) {
+                                   const Windows::Counts& windows, const CodeCache& cache) {
   std::vector<CounterGroup> groups;
   groups.push_back({"translation",
                     false,
                     {{"blocks translated", statistics.blocks},
                      {"bytes of code made", statistics.code_bytes},
+                     {"bytes in the code cache", cache.used()},
+                     {"bytes free in the code cache", cache.room()},
                      {"times the code cache was emptied", statistics.cache_flushes},
                      {"code pages forgotten", statistics.pages_forgotten},
                      {"faults of the host in generated code", statistics.faults}}});

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpu/engine_report.hpp"
+#include "engine/bt/code_cache.hpp"
 #include "engine/bt/emitter.hpp"
 #include "engine/bt/windows.hpp"
 
@@ -32,6 +33,6 @@ struct Statistics {
 };
 
 [[nodiscard]] std::vector<cpu::CounterGroup> describe(const Statistics& statistics, const Context& context,
-                                                      const Windows::Counts& windows);
+                                                      const Windows::Counts& windows, const CodeCache& cache);
 
 }  // namespace vert::bt

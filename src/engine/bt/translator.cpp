@@ -33,6 +33,11 @@ Result<std::unique_ptr<Translator>> Translator::create(const cpu::VcpuContext& c
 cpu::ExitInfo Translator::run(cpu::CpuState& state, u64 budget) { return impl_->runtime->run(state, budget); }
 void Translator::state_changed() { impl_->runtime->state_changed(); }
 std::vector<cpu::CounterGroup> Translator::counters() const { return impl_->runtime->counters(); }
-cpu::SampleReport Translator::samples() const { return impl_->runtime->samples(); }
+bool Translator::start_sampling() {
+  impl_->runtime->start_sampling();
+  return true;
+}
+void Translator::stop_sampling() { impl_->runtime->stop_sampling(); }
+cpu::SampleReport Translator::samples(std::size_t hottest) const { return impl_->runtime->samples(hottest); }
 
 }  // namespace vert::bt

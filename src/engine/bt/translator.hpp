@@ -23,7 +23,9 @@ class Translator final : public cpu::Engine {
   [[nodiscard]] cpu::ExitInfo run(cpu::CpuState& state, u64 budget) override;
   void state_changed() override;
   [[nodiscard]] std::vector<cpu::CounterGroup> counters() const override;
-  [[nodiscard]] cpu::SampleReport samples() const override;
+  [[nodiscard]] bool start_sampling() override;
+  void stop_sampling() override;
+  [[nodiscard]] cpu::SampleReport samples(std::size_t hottest) const override;
 
   /// Whether this host can run the engine; if not, why.
   [[nodiscard]] static Status usable();

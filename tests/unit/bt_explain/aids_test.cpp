@@ -68,7 +68,7 @@ TEST_F(AidsTest, CountsBlocksAndWhatHasNoTranslation) {
   EXPECT_GT(counter(groups, "translation", "bytes of code made"), 0U);
   EXPECT_EQ(counter(groups, "instructions without translation", "hlt"), 1U);
   EXPECT_EQ(counter(groups, "exits from generated code", "instruction for the fallback engine"), 1U);
-  EXPECT_TRUE(engine_->samples().groups.empty());
+  EXPECT_TRUE(engine_->samples(cpu::kUsualHottest).groups.empty());
 }
 
 TEST_F(AidsTest, SamplesFindTheHotLoopAndExplainIt) {
@@ -76,12 +76,28 @@ TEST_F(AidsTest, SamplesFindTheHotLoopAndExplainIt) {
   cpu::SampleReport report;
   for (unsigned tries = 0; tries < 50 && report.groups.size() < 2; ++tries) {
     run_loop(30'000'000);
-    report = engine_->samples();
+    report = engine_->samples(cpu::kUsualHottest);
   }
   ASSERT_EQ(report.groups.size(), 2U);
   EXPECT_GT(counter(report.groups, "samples, by place", "translated guest code"), 0U);
   EXPECT_EQ(report.groups[1].counters[0].name, loop_name());
   EXPECT_NE(report.listing.find("dec ecx"), std::string::npos);
+}
+
+TEST_F(AidsTest, SamplingBegunLaterKnowsWhatWasTranslatedBefore) {
+  make({});
+  run_loop(1000);
+  ASSERT_TRUE(engine_->start_sampling());
+  cpu::SampleReport report;
+  for (unsigned tries = 0; tries < 50 && report.groups.size() < 2; ++tries) {
+    run_loop(30'000'000);
+    report = engine_->samples(1);
+  }
+  ASSERT_EQ(report.groups.size(), 2U);
+  EXPECT_EQ(report.groups[1].counters[0].name, loop_name());
+  engine_->stop_sampling();
+  EXPECT_TRUE(engine_->samples(1).groups.empty());
+  run_loop(1000);
 }
 
 TEST_F(AidsTest, PerfMapNamesThunksAndBlocks) {

@@ -40,6 +40,13 @@ TEST_F(EscapeTest, DoubledEscapeSendsOneAndEndsTheSequence) {
   EXPECT_EQ(sent(), "\x01x");
 }
 
+TEST_F(EscapeTest, DetachDropsTheRest) {
+  EXPECT_EQ(type("a\x01"
+                 "drm\r"),
+            Command::kDetach);
+  EXPECT_EQ(sent(), "a");
+}
+
 TEST_F(EscapeTest, UnknownKeyIsSwallowed) {
   EXPECT_EQ(type("\x01zy"), Command::kNone);
   EXPECT_EQ(sent(), "y");

@@ -70,8 +70,10 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& parameter) { return std::string(parameter.param.name); });
 
 TEST(Help, TeachesByExample) {
-  for (const std::vector<std::string>& arguments :
-       {std::vector<std::string>{"--help"}, {"run", "--help"}, {"bench", "--help"}, {"doctor", "--help"}}) {
+  for (const std::string command : {"", "run", "ls", "info", "console", "stop", "kill", "pause", "resume",
+                                    "bench", "explain", "doctor"}) {
+    std::vector<std::string> arguments = {"--help"};
+    if (!command.empty()) arguments.insert(arguments.begin(), command);
     VertProcess vert(arguments, VertProcess::Console::kPipes);
     EXPECT_EQ(vert.wait(30s).status, 0);
     EXPECT_NE(vert.output().find("Example"), std::string::npos) << vert.output();

@@ -32,6 +32,25 @@ _start:
     mov $0xcf9, %dx
     mov $0x06, %al
     outb %al, %dx
+#elif defined(ACTION_ECHO)
+3:  mov $COM1 + 5, %dx      /* line status: data ready */
+    inb %dx, %al
+    test $1, %al
+    jz 3b
+    mov $COM1, %dx
+    inb %dx, %al
+    outb %al, %dx
+    jmp 3b
+#elif defined(ACTION_POWER_BUTTON)
+    mov $0x02, %al          /* ACPI on */
+    outb %al, $0xb2
+    mov $0x600, %dx         /* PM1 status: power button */
+3:  inw %dx, %ax
+    test $0x100, %ax
+    jz 3b
+    mov $0x604, %dx         /* S5 */
+    mov $0x2000, %ax
+    outw %ax, %dx
 #elif !defined(ACTION_HALT)
 #error "no action chosen"
 #endif

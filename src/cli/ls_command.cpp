@@ -1,0 +1,96 @@
+// `vert ls`: the machines of this user that run.
+#include <time.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "cli/commands.hpp"
+#include "cli/machine_choice.hpp"
+#include "cli/text.hpp"
+#include "control/client.hpp"
+
+namespace vert::cli {
+namespace {
+
+using nlohmann::json;
+
+constexpr const char* kExamples = R"(Examples:
+  vert ls                          a table of all machines that run
+  vert ls -q                       their names only, one a line
+  for vm in $(vert ls -q); do vert stop $vm; done
+  vert ls --json                   all that is known, for programs
+
+Machines in the foreground are shown too. What a killed vert left behind is removed on the way.)";
+
+constexpr std::chrono::seconds kPatience{2};
+
+std::string state_of(const Result<json>& info) {
+  if (!info) return "not answering";
+  std::string state = text_at(*info, "/state");
+  if (state == "Created") return "starting";
+  std::ranges::transform(state, state.begin(), [](unsigned char c) { return std::tolower(c); });
+  return state;
+}
+
+std::vector<std::string> row_of(const std::string& name, const Result<json>& info) {
+  if (!info) return {name, state_of(info), "", "", "", ""};
+  return {name,
+          state_of(info),
+          text_at(*info, "/vert/engine"),
+          text_at(*info, "/config/cpus/boot_vcpus"),
+          format_size(number_at(*info, "/config/memory/size")),
+          format_time(number_at(*info, "/vert/started"))};
+}
+
+void print_table(const std::vector<std::vector<std::string>>& rows) {
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  for (const auto& row : rows) print_out(table_row(row, widths) + "\n");
+}
+
+class LsCommand final : public Command {
+ public:
+  explicit LsCommand(CLI::App& parent) : app_(*parent.add_subcommand("ls", "List the machines that run")) {
+    app_.add_flag("-q,--quiet", quiet_, "Names only");
+    app_.add_flag("--json", json_, "As JSON");
+    app_.footer(kExamples);
+  }
+
+  CLI::App& app() override { return app_; }
+
+  Result<int> run() override {
+    VERT_ASSIGN(const auto machines, control::living_machines());
+    std::vector<std::vector<std::string>> rows = {{"NAME", "STATE", "ENGINE", "CPUS", "MEMORY", "UP SINCE"}};
+    json all = json::array();
+    for (const control::LivingMachine& machine : machines) {
+      if (quiet_) {
+        print_out(machine.name + "\n");
+        continue;
+      }
+      const auto info = control::call(machine.socket_path(), "GET", "vm.info", {}, kPatience);
+      if (!info && !control::lives(machine)) continue;  // it ended meanwhile
+      rows.push_back(row_of(machine.name, info));
+      all.push_back({{"name", machine.name}, {"pid", machine.pid}, {"info", info.value_or(json())}});
+    }
+    if (quiet_) return kExitOk;
+    if (json_) {
+      print_out(all.dump(2) + "\n");
+    } else {
+      print_table(rows);
+    }
+    return kExitOk;
+  }
+
+ private:
+  CLI::App& app_;
+  bool quiet_ = false;
+  bool json_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Command> make_ls_command(CLI::App& parent) { return std::make_unique<LsCommand>(parent); }
+
+}  // namespace vert::cli

@@ -1,0 +1,90 @@
+#include "control/server.hpp"
+
+#include <thread>
+
+#include <boost/asio/local/stream_protocol.hpp>
+#include <boost/asio/post.hpp>
+
+#include "base/thread.hpp"
+#include "control/connection.hpp"
+
+namespace vert::control {
+
+namespace asio = boost::asio;
+
+struct Server::Impl {
+  Impl(Vm& vm, ConsoleHub& hub, ServerLimits limits) : state(vm, hub, limits) {}
+
+  [[nodiscard]] Status listen(std::vector<base::Fd> listeners);
+  void accept(Protocol::acceptor& acceptor);
+  void take(Protocol::socket socket);
+
+  ServerState state;
+  std::list<Protocol::acceptor> acceptors;
+  asio::steady_timer retry{state.context};
+  std::thread thread;
+};
+
+Status Server::Impl::listen(std::vector<base::Fd> listeners) {
+  for (base::Fd& listener : listeners) {
+    Protocol::acceptor& acceptor = acceptors.emplace_back(state.context);
+    error_code error;
+    acceptor.assign(Protocol(), listener.get(), error);
+    if (error) return make_system_error(error.value(), "cannot serve the control interface");
+    static_cast<void>(listener.release());
+    accept(acceptor);
+  }
+  VERT_ASSIGN(thread, base::start_thread("control", [this] { state.context.run(); }));
+  return {};
+}
+
+void Server::Impl::accept(Protocol::acceptor& acceptor) {
+  acceptor.async_accept([this, &acceptor](error_code error, Protocol::socket socket) {
+    if (error == asio::error::operation_aborted) return;
+    if (!error) {
+      take(std::move(socket));
+      return accept(acceptor);
+    }
+    // Out of descriptors: not again at once, or this would spin.
+    static constexpr std::chrono::milliseconds kRetry{100};
+    retry.expires_after(kRetry);
+    retry.async_wait([this, &acceptor](error_code) { accept(acceptor); });
+  });
+}
+
+void Server::Impl::take(Protocol::socket socket) {
+  const bool full = state.connections >= state.limits.connections;
+  // Those that are turned away linger until they have taken the answer; not without bound either.
+  if (state.connections >= 2 * state.limits.connections) return;
+  const auto connection = std::make_shared<Connection>(state, std::move(socket));
+  if (full) {
+    connection->turn_away();
+  } else {
+    connection->read_request();
+  }
+}
+
+Result<std::unique_ptr<Server>> Server::start(std::vector<base::Fd> listeners, Vm& vm, ConsoleHub& hub,
+                                              ServerLimits limits) {
+  auto impl = std::make_unique<Impl>(vm, hub, limits);
+  VERT_TRY(impl->listen(std::move(listeners)));
+  return std::unique_ptr<Server>(new Server(std::move(impl)));
+}
+
+Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
+
+Server::~Server() {
+  impl_->state.context.stop();
+  if (impl_->thread.joinable()) impl_->thread.join();
+  for (const auto& console : impl_->state.consoles) console->stop_watching();
+  impl_->state.consoles.clear();  // they may not outlive the context
+}
+
+void Server::serial_ready() {
+  asio::post(impl_->state.context, [state = &impl_->state] {
+    // An offer ends no console, so none leaves the list meanwhile.
+    for (const auto& console : state->consoles) console->offer();
+  });
+}
+
+}  // namespace vert::control

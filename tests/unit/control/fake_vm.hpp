@@ -1,0 +1,79 @@
+// A machine that only remembers what was asked of it.
+#pragma once
+
+#include <atomic>
+#include <mutex>
+#include <string>
+
+#include "control/vm.hpp"
+
+namespace vert::control::test {
+
+class FakeVm final : public Vm {
+ public:
+  FakeVm() {
+    description_.name = "fake";
+    description_.engine = "bt";
+    description_.config.memory_bytes = u64{512} << 20;
+    description_.config.cpus = 2;
+    description_.config.kernel = "/boot/vmlinuz";
+    description_.config.append = "console=ttyS0 \xff";  // no UTF-8
+  }
+
+  [[nodiscard]] const VmDescription& description() const override { return description_; }
+  [[nodiscard]] machine::Machine::State state() const override { return state_; }
+  [[nodiscard]] machine::MachineStatistics statistics() const override { return {42, 1000}; }
+  void pause() override { state_ = machine::Machine::State::kPaused; }
+  void resume() override { state_ = machine::Machine::State::kRunning; }
+  void press_power_button() override { ++presses; }
+  void reset() override { ++resets; }
+  void shut_down() override { ++shut_downs; }
+  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters() override {
+    return {{{"exits", true, {{"all", 7}}}}};
+  }
+  [[nodiscard]] bool start_sampling() override {
+    sampling = can_sample;
+    return can_sample;
+  }
+  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples(std::size_t hottest) override {
+    return {{{{"samples", true, {{"asked for", hottest}}}}, "listing"}};
+  }
+  void stop_sampling() override { sampling = false; }
+  [[nodiscard]] Result<machine::GuestBytes> read_guest(unsigned vcpu, u64 address,
+                                                       std::size_t size) override {
+    if (vcpu >= 2) return make_error("there is no processor {}", vcpu);
+    machine::GuestBytes found{address, std::vector<u8>(std::min<std::size_t>(size, 64), 0x90)};
+    found.bytes.back() = 0xC3;
+    return found;
+  }
+  std::size_t type(std::span<const u8> bytes) override {
+    const std::scoped_lock lock(mutex_);
+    const std::size_t count = std::min(bytes.size(), room);
+    room -= count;
+    typed_.append(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(count));
+    return count;
+  }
+  [[nodiscard]] std::string typed() {
+    const std::scoped_lock lock(mutex_);
+    return typed_;
+  }
+  void make_room(std::size_t bytes) {
+    const std::scoped_lock lock(mutex_);
+    room = bytes;
+  }
+
+  std::atomic<int> presses = 0;
+  std::atomic<int> resets = 0;
+  std::atomic<int> shut_downs = 0;
+  std::atomic<bool> sampling = false;
+  bool can_sample = true;
+
+ private:
+  VmDescription description_;
+  std::atomic<machine::Machine::State> state_ = machine::Machine::State::kRunning;
+  std::mutex mutex_;
+  std::size_t room = ~std::size_t{0};
+  std::string typed_;
+};
+
+}  // namespace vert::control::test
