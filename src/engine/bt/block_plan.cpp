@@ -20,8 +20,10 @@ struct Symbol {
 };
 using Symbols = std::array<Symbol, kGprCount>;
 
-bool backward(const GuestInsn& guest) {
-  return (guest.form == Form::kJump || guest.form == Form::kBranch) && guest.insn.imm <= 0;
+/// EIP wraps around in 32-bit code.
+bool backward(const GuestInsn& guest, const Mode& mode) {
+  return (guest.form == Form::kJump || guest.form == Form::kBranch) &&
+         branch_target(guest, mode.code32) <= guest.rip;
 }
 
 void decode_run(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel& model, BlockPlan& plan,
@@ -41,7 +43,7 @@ void decode_run(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel
     at += guest.insn.length;
     if (guest.ends_block()) break;
     if (guest.form != Form::kBranch) continue;
-    if (backward(guest) || mode.counted || ++branches == BlockPlan::kMaxBranches) break;
+    if (backward(guest, mode) || mode.counted || ++branches == BlockPlan::kMaxBranches) break;
   }
   plan.length = static_cast<unsigned>(at);
 }
@@ -389,7 +391,7 @@ void Grouper::add_group(std::span<Access*> members) {
   plan_.groups.push_back(group);
 }
 
-void place_checks(BlockPlan& plan) {
+void place_checks(BlockPlan& plan, const Mode& mode) {
   unsigned first_fpu = 0;
   for (unsigned i = plan.count; i-- > 0;) {
     plan.fpu |= plan.insn(i).fpu;
@@ -397,8 +399,9 @@ void place_checks(BlockPlan& plan) {
   }
   plan.fpu_check = plan.quiet_before(first_fpu);
   const GuestInsn& last = plan.insn(plan.count - 1);
-  // Calls without end run over the return stack, which Runtime::recover looks after.
-  const bool loops = backward(last) || last.form == Form::kJumpIndirect;
+  // Calls look where they return to (Emitter::landing), or, if they never do, where they run over the return
+  // stack (Runtime::recover).
+  const bool loops = backward(last, mode) || last.form == Form::kJumpIndirect;
   if (loops) plan.attention_check = static_cast<int>(plan.quiet_before(plan.count - 1));
 }
 
@@ -434,7 +437,7 @@ void plan_block(const CodeBytes& code, u64 rip, const Mode& mode, const CpuModel
     tracker.step(plan.insn(i));
   }
   if (!mode.unshared) Grouper(plan, symbols, mode.windows).run();
-  place_checks(plan);
+  place_checks(plan, mode);
 }
 
 }  // namespace vert::bt

@@ -32,8 +32,11 @@ inline constexpr unsigned kPrivileges = 3;  // of cpu::Privilege
 [[nodiscard]] constexpr unsigned tlb_index(u64 address) {
   return static_cast<unsigned>(address >> kPageShift) % kTlbSize;
 }
-/// A tag that no address with this index can hit, canonical or not.
-[[nodiscard]] constexpr u64 invalid_tag(unsigned index) { return u64{index ^ 1U} << kPageShift; }
+/// A tag that no address with this index can hit, canonical or not, and no canonical address with any index:
+/// some code looks at the entry for one address with another (Emitter::reach_from_gs).
+[[nodiscard]] constexpr u64 invalid_tag(unsigned index) {
+  return u64{1} << 62 | u64{index ^ 1U} << kPageShift;
+}
 
 /// Both halves of a privilege's translations.
 struct TlbBank {
@@ -139,14 +142,17 @@ struct alignas(64) Context {
   u64 kernel_gs_base = 0;
   u64 tsc_offset = 0;
   u32 tsc_aux = 0;
-  u8 interrupt_flag = 0;          // RFLAGS.IF
-  u8 direction_flag = 0;          // RFLAGS.DF
-  std::atomic<u8> attention = 0;  // leave generated code at the next look
-  u8 fpu_loaded = 0;              // the host's vector and x87 registers are the guest's
-  u8 fpu_wanted = 0;              // code of this mode takes that for granted
-  u8 fpu_in_image = 0;            // `xsave` is newer than CpuState's
-  u8 user_stack = 0;              // return_rsp is in the user's stack
-  u8 held = 0;                    // something waits for IF to be set
+  u8 interrupt_flag = 0;  // RFLAGS.IF
+  u8 direction_flag = 0;  // RFLAGS.DF
+  u8 fpu_loaded = 0;      // the host's vector and x87 registers are the guest's
+  u8 fpu_wanted = 0;      // code of this mode takes that for granted
+  u8 fpu_in_image = 0;    // `xsave` is newer than CpuState's
+  u8 user_stack = 0;      // return_rsp is in the user's stack
+  u8 held = 0;            // something waits for IF to be set
+  // Leave generated code at the next look. In the highest byte of 8, whose others are 0: added to an address,
+  // it gives one that no return goes to.
+  alignas(8) std::array<u8, 7> below_attention{};
+  std::atomic<u8> attention = 0;
   u64 jump_mask = kJumpMask;
   u64 budget = 0;  // instructions left, in counted mode
 

@@ -33,7 +33,8 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   }
   mark_boundary();
   const GuestInsn& last = insn(request.plan.count - 1);
-  if (!last.ends_block()) end(last.next_rip(), request.mode);
+  if (!last.ends_block())
+    end(request.mode.code32 ? last.next_rip() & 0xFFFFFFFF : last.next_rip(), request.mode);
   mark_boundary();
 }
 
@@ -51,8 +52,8 @@ Emitter::Placed Emitter::place(CodeCache& cache, std::vector<CodeExit>& exits, s
   for (const Pending& pending : sites_) exits[pending.exit].site = Assembler::placed(at, pending.site);
   for (const PendingMark& mark : marks_) {
     const auto rip_offset = static_cast<u16>(insn(mark.insn).rip - request_->rip);
-    marks.push_back(
-        {at.hot + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved, mark.pushed});
+    marks.push_back({at.hot + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved,
+                     mark.pushed, mark.indirect});
   }
   return {.hot = at.hot,
           .hot_end = at.hot + assembler_.hot_size(),

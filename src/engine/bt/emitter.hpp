@@ -58,7 +58,10 @@ struct Mark {
   u16 insn = 0;
   u16 rip_offset = 0;        // from the block's start
   bool flags_saved = false;  // in Context::save_flags, not in the host's
-  u8 pushed = 0;             // bytes that the guest's instruction has put on its stack already
+  // Of a host's call: what the guest's has put on its stack already, and whether all that is left of it is to
+  // go to kAddress. (It cannot be run again: the stack may be where it found its target.)
+  u8 pushed = 0;
+  bool indirect = false;
 };
 
 /// Fixed code at the start of the code cache (thunks.hpp), by offset.
@@ -227,7 +230,7 @@ class Emitter {
   void load_target(unsigned i);
   void push_return_address(unsigned i);
   [[nodiscard]] bool push_keeps_address(unsigned i) const;
-  void mark_call(unsigned i);
+  void mark_call(unsigned i, bool indirect);
   void lookup(unsigned i, i32 popped);
   void end(u64 next_rip, const Mode& mode);
   void adjust_stack(i32 by);
@@ -257,6 +260,7 @@ class Emitter {
     u16 insn;
     bool flags_saved;
     u8 pushed = 0;
+    bool indirect = false;
   };
   std::vector<PendingMark> marks_;
   std::vector<Boundary> boundaries_;

@@ -59,8 +59,9 @@ bool Emitter::push_keeps_address(unsigned i) const {
 }
 
 /// The host call written next may run over the end of the return stack.
-void Emitter::mark_call(unsigned i) {
+void Emitter::mark_call(unsigned i, bool indirect) {
   mark(i);
+  marks_.back().indirect = indirect;
   marks_.back().pushed = static_cast<u8>(word());
 }
 
@@ -68,7 +69,7 @@ void Emitter::call(unsigned i) {
   push_return_address(i);
   if (flags_ == Flags::kSaved) restore_flags();
   const Label stub = assembler_.make_label();
-  mark_call(i);
+  mark_call(i, false);
   assembler_.call(stub);
   link({.kind = ExitKind::kLink,
         .insn = static_cast<u16>(i + 1),
@@ -85,18 +86,21 @@ void Emitter::landing(unsigned i) {
   const Label expected = assembler_.make_label();
   const u64 passed = address + static_cast<u64>(request_->mode.return_bias());
   assembler_.mov(kScratch, kRcx);
+  // One sum tells that the address is the call's, and that no other thread wants something: calls do not
+  // look.
+  assembler_.load(kDelta, VERT_FIELD(below_attention));
   if (request_->trusted && fits32(0 - passed)) {
-    assembler_.lea(kRcx, {.base = kAddress, .displacement = -static_cast<i32>(passed)});
-  } else if (request_->trusted) {
-    assembler_.mov_imm(kRcx, 0 - passed);
-    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
+    assembler_.lea(kRcx, {.base = kAddress, .index = kDelta, .displacement = -static_cast<i32>(passed)});
   } else {
-    // One sum tells that the address is the call's and that this page is still mapped here: tokens lie in the
-    // upper half.
-    assembler_.mov_imm(kRcx, 0 - passed - (u64{request_->token} << 32));
-    assembler_.load(kDelta, field(token_offset(request_->rip)));
-    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
+    // If need be, also that this page is still mapped here: tokens lie in the upper half.
+    const u64 token = request_->trusted ? 0 : u64{request_->token} << 32;
+    assembler_.mov_imm(kRcx, 0 - passed - token);
     assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
+    if (!request_->trusted) {
+      assembler_.load(kDelta, field(token_offset(request_->rip)));
+      assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
+    }
+    assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
   }
   assembler_.jrcxz(expected);
   assembler_.mov(kRcx, kScratch);
@@ -135,7 +139,7 @@ void Emitter::call_indirect(unsigned i) {
   if (!kept) assembler_.load(kAddress, VERT_FIELD(call_target));
   if (flags_ == Flags::kSaved) restore_flags();
   const Label find = assembler_.make_label();
-  mark_call(i);
+  mark_call(i, true);
   assembler_.call(find);
   landing(i);
   assembler_.use_cold();

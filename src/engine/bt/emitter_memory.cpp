@@ -187,7 +187,7 @@ void Emitter::store_guest_imm(unsigned i, const HostMem& to, i32 value, unsigned
 
 /// Host minus guest address of the window that the address in a register lies in. No flags are touched.
 /// SAFETY: the index has 16 bits, so the look-up stays in the table, of which only entries that lead to
-/// windows are there; what lies within 2 GiB of a window is reserved (windows.cpp), so that a displacement
+/// windows are there; what lies within 4 GiB of a window is reserved (windows.cpp), so that a displacement
 /// more does no harm. The address's upper 9 bits are added to an address of the host's lower half: unless
 /// they are 0, the sum is not canonical.
 void Emitter::find_window(unsigned i, u8 to, u8 address) {
@@ -240,6 +240,7 @@ HostMem Emitter::reach_alone(unsigned i, const Access& access) {
 /// Whether access_address() is one instruction that changes nothing but its target.
 bool Emitter::one_lea(unsigned i, const Access& access) const {
   if (!is_operand(i, access)) return !in_memory(access.reg);
+  if (insn(i).constant_address()) return false;
   const MemoryOperand& mem = insn(i).insn.mem;
   const auto at_hand = [](u8 reg) { return reg == MemoryOperand::kNoRegister || !in_memory(reg); };
   return insn(i).form != Form::kBitString && mem.segment != kFs && mem.segment != kGs && at_hand(mem.base) &&

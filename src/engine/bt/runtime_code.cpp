@@ -116,6 +116,7 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
     const Block& last = store_.block(exit.block);
     if (exit.site < std::max(last.inner_entry, last.fpu_entry) + kJumpSize + 1) break;
     cache_.take_back(kJumpSize);
+    statistics_.code_bytes -= kJumpSize;
     tail = make_block(page_index, Block::kNoPage, exit.rip, next, emitter_.gs());
   }
   return &store_.block(first);

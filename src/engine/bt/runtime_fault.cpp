@@ -71,13 +71,22 @@ bool Runtime::leave_at_mark(ExitKind why, gregset_t& registers) {
     const auto reg = static_cast<std::size_t>(kContextRegister[kHostRegister[guest]]);
     context_->gpr[guest] = static_cast<u64>(registers[reg]);
   }
-  context_->gpr[kRsp] += mark->pushed;
   context_->rflags_arithmetic = mark->flags_saved ? unpack_flags(context_->save_flags)
                                                   : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
   context_->return_rsp = static_cast<u64>(registers[REG_RSP]);
   context_->rip = store_.block(mark->block).rip + mark->rip_offset;
   context_->exit = 0;
   store_.exits[0] = {.kind = why, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
+  if (mark->indirect) {
+    CodeExit& exit = store_.exits[0];
+    exit.kind = ExitKind::kIndirect;
+    exit.popped = -i32{mark->pushed};
+    ++exit.insn;
+    context_->rip = static_cast<u64>(registers[kContextRegister[kAddress]]);
+  } else if (mark->pushed != 0) {
+    u64& rsp = context_->gpr[kRsp];
+    rsp = code32_ ? (rsp + mark->pushed) & 0xFFFFFFFF : rsp + mark->pushed;
+  }
   ++statistics_.faults;
   registers[REG_RIP] = static_cast<greg_t>(reinterpret_cast<u64>(cache_.code(thunks_.exit_saved)));
   return true;
