@@ -51,8 +51,8 @@ class PausableClock {
   }
   [[nodiscard]] bool paused() const { return paused_at_.load() != kNever; }
   void pause() { paused_at_.store(now_ns()); }
-  void resume() {
-    epoch_.store(monotonic_ns() - paused_at_.load());
+  void resume_at(u64 host_ns) {
+    epoch_.store(host_ns - paused_at_.load());
     paused_at_.store(kNever);
   }
   /// On the host's clock; saturated to what a timespec can hold.
@@ -283,13 +283,17 @@ void EventLoop::pause() {
   impl_->wait_until_idle(lock, nullptr);
 }
 
-void EventLoop::resume() {
+void EventLoop::resume() { resume_at(monotonic_ns()); }
+
+void EventLoop::resume_at(u64 host_ns) {
   const std::scoped_lock lock(impl_->mutex);
   if (!impl_->clock.paused()) return;
-  impl_->clock.resume();
+  impl_->clock.resume_at(host_ns);
   impl_->programmed_ns = kNever;  // what it was set to is another time now
   impl_->program();
 }
+
+u64 EventLoop::host_ns(u64 clock_ns) const { return impl_->clock.host_ns(clock_ns); }
 
 bool EventLoop::paused() const { return impl_->clock.paused(); }
 

@@ -36,6 +36,10 @@ class EventLoop final : public TimeService {
   /// Stops the clock; on return no timer's callback runs, nor will before resume(). Not from a callback.
   void pause();
   void resume();
+  /// As if it had been called at that moment of the host's CLOCK_MONOTONIC, which has just passed.
+  void resume_at(u64 host_ns);
+  /// When, on the host's CLOCK_MONOTONIC, the clock showed that time, since it last went on.
+  [[nodiscard]] u64 host_ns(u64 clock_ns) const;
   [[nodiscard]] bool paused() const;
 
   /// Runs `work` on the loop's thread, also while paused.

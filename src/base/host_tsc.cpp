@@ -10,39 +10,19 @@ namespace vert::base {
 
 namespace {
 
-struct Sample {
-  u64 tsc = 0;
-  u64 ns = 0;
-};
-
 u64 monotonic_ns() {
   timespec now = {};
   ::clock_gettime(CLOCK_MONOTONIC, &now);
   return static_cast<u64>(now.tv_sec) * kNanosecondsPerSecond + static_cast<u64>(now.tv_nsec);
 }
 
-/// A pair read as closely together as one of several attempts was.
-Sample take_sample() {
-  Sample best;
-  u64 shortest = ~u64{0};
-  for (int attempt = 0; attempt < 16; ++attempt) {
-    const u64 before = __rdtsc();
-    const u64 ns = monotonic_ns();
-    const u64 after = __rdtsc();
-    if (after - before >= shortest) continue;
-    shortest = after - before;
-    best = {before + shortest / 2, ns};
-  }
-  return best;
-}
-
 u64 measure() {
   constexpr u64 kMeasureNs = 20'000'000;
-  const Sample begin = take_sample();
+  const HostMoment begin = host_moment();
   constexpr timespec kPause = {0, static_cast<long>(kMeasureNs)};
   ::nanosleep(&kPause, nullptr);
-  Sample end = take_sample();
-  while (end.ns - begin.ns < kMeasureNs) end = take_sample();
+  HostMoment end = host_moment();
+  while (end.ns - begin.ns < kMeasureNs) end = host_moment();
   return static_cast<u64>(u128{end.tsc - begin.tsc} * kNanosecondsPerSecond / (end.ns - begin.ns));
 }
 
@@ -60,6 +40,20 @@ u64 reported() {
 }
 
 }  // namespace
+
+HostMoment host_moment() {
+  HostMoment best;
+  u64 shortest = ~u64{0};
+  for (int attempt = 0; attempt < 16; ++attempt) {
+    const u64 before = __rdtsc();
+    const u64 ns = monotonic_ns();
+    const u64 after = __rdtsc();
+    if (after - before >= shortest) continue;
+    shortest = after - before;
+    best = {before + shortest / 2, ns};
+  }
+  return best;
+}
 
 u64 host_tsc_frequency() {
   static const u64 kFrequency = [] {

@@ -220,7 +220,7 @@ constexpr std::array kEndpoints = {
 
 }  // namespace
 
-ApiAnswer refuse(unsigned status, std::string message) {
+ApiAnswer refuse(unsigned status, const std::string& message) {
   return {.status = status, .body = {{"error", text(message)}}};
 }
 

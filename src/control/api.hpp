@@ -46,7 +46,7 @@ struct ApiAnswer {
 [[nodiscard]] ApiAnswer answer(Vm& vm, const ApiRequest& request);
 /// What was seen since Vm::start_sampling(), and ends it.
 [[nodiscard]] ApiAnswer finish_sampling(Vm& vm, std::size_t hottest);
-[[nodiscard]] ApiAnswer refuse(unsigned status, std::string message);
+[[nodiscard]] ApiAnswer refuse(unsigned status, const std::string& message);
 
 /// Counters and samples as JSON, and back. What comes back is a server's answer: it is checked.
 [[nodiscard]] nlohmann::json to_json(const std::vector<cpu::CounterGroup>& groups);

@@ -13,6 +13,7 @@
 #include <mutex>
 
 #include "base/event_loop.hpp"
+#include "base/host_tsc.hpp"
 #include "machine/board.hpp"
 #include "machine/boot_files.hpp"
 #include "machine/engine_factory.hpp"
@@ -290,21 +291,26 @@ void Machine::Impl::stand_still() {
   pause_all();
   wait_until_idle();
   if (loop->paused()) return;
+  // Clocks stop one after the other; the guest must not see that.
+  const base::HostMoment before = base::host_moment();
   loop->pause();
-  stood_still_tsc = __rdtsc();
+  const u64 later = loop->host_ns(loop->now_ns()) - before.ns;
+  stood_still_tsc =
+      before.tsc + static_cast<u64>(u128{later} * model.tsc_frequency() / base::kNanosecondsPerSecond);
 }
 
 /// The reverse, if nothing is against it. With `transitions` held, and all vCPUs idle.
 void Machine::Impl::go_on() {
   if (!may_run()) return;
   if (loop->paused()) {
-    const u64 missed = __rdtsc() - stood_still_tsc;
+    const base::HostMoment now = base::host_moment();
+    const u64 missed = now.tsc - stood_still_tsc;
     for (const auto& vcpu : vcpus) {
       u64& offset = vcpu->state().tsc_offset;
       offset -= missed;
       apics[vcpu->index()]->set_tsc_deadline(apics[vcpu->index()]->tsc_deadline(), offset);
     }
-    loop->resume();
+    loop->resume_at(now.ns);
   }
   const std::scoped_lock lock(mutex);
   if (outcome || reset_requested) return;  // whoever asked for that has paused, or will pause, all vCPUs

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "base/fd.hpp"
+#include "base/host_tsc.hpp"
 
 namespace vert::base {
 namespace {
@@ -147,6 +148,16 @@ TEST_F(EventLoopTest, PauseStopsClockAndTimers) {
   EXPECT_LE(loop->now_ns() - stopped, 4 * kMillisecond) << "paused time counts";
   EXPECT_EQ(while_paused, 0);
   EXPECT_TRUE(eventually([&] { return fired == 2; }));
+}
+
+TEST_F(EventLoopTest, ResumesFromAMomentThatHasPassed) {
+  loop->pause();
+  const u64 stopped = loop->now_ns();
+  const u64 moment = host_moment().ns;
+  std::this_thread::sleep_for(5ms);
+  loop->resume_at(moment);
+  EXPECT_EQ(loop->host_ns(stopped), moment);
+  EXPECT_GE(loop->now_ns(), stopped + 5 * kMillisecond);
 }
 
 TEST_F(EventLoopTest, PauseWaitsForTheCallback) {
