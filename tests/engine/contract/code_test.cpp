@@ -56,6 +56,29 @@ TEST_P(CodeTest, WriteToTheSecondPageOfAnInstructionIsSeen) {
   EXPECT_EQ(sum, 202);
 }
 
+/// Code that reaches memory through GS, whose base moves from a page that was used, but is not known any
+/// more, to one whose place in a TLB is next to it.
+TEST_P(CodeTest, MovedGsBaseReachesNoOtherMemory) {
+  constexpr u64 kUsed = 0x60'5000;
+  constexpr u64 kUnmapped = kUsed ^ kPageSize;
+  make_rig();
+  rig().map(kUsed, 1, {false, true, false});
+  Assembler a(code());
+  a.load(7, kUsed).bytes({0xB9, 0x01, 0x01, 0x00, 0xC0, 0x31, 0xD2});  // mov ecx, IA32_GS_BASE; xor edx, edx
+  a.label("again").bytes({0x89, 0xF8, 0x0F, 0x30});                    // mov eax, edi; wrmsr
+  a.bytes({0x65, 0x48, 0x8B, 0x1C, 0x25, 0, 0, 0, 0});                 // mov rbx, gs:[0]
+  a.bytes({0x0F, 0x01, 0x3F, 0x41, 0xFF, 0xC4});                       // invlpg [rdi]; inc r12d
+  a.bytes({0x41, 0x83, 0xFC, 0x40}).branch({0x0F, 0x85}, "again");     // cmp r12d, 64; jne
+  a.bytes({0x81, 0xF7, 0x00, 0x10, 0x00, 0x00}).branch({0xE9}, "again");  // xor edi, 1000h
+  start(a);
+  cpu::CpuState state = rig().state();
+  state.idtr.limit = 0;
+  rig().set_state(state);
+  EXPECT_EQ(rig().run(cpu::kNoBudget).reason, cpu::Exit::kShutdown);
+  EXPECT_EQ(rig().state().gpr[x86::kR12], 64U);
+  EXPECT_EQ(rig().state().cr2, kUnmapped);
+}
+
 /// A page of kernel code gets another frame, with or without INVLPG: that is behind a branch whose target is
 /// looked for while the page goes.
 class RemappedCodeTest : public CodeTest {
