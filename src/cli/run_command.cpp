@@ -158,7 +158,7 @@ class RunCommand final : public Command {
     app_.add_option("--memory", options_.memory, "Guest RAM, as 512M or 2G (default 2G)")->type_name("SIZE");
     app_.add_option("--cpus", options_.cpus, "Virtual processors (default 1)")->type_name("N");
     app_.add_option("--engine", options_.engine,
-                    "What runs the guest's instructions: auto, interp (default auto)")
+                    "What runs the guest's instructions: auto, bt, interp (default auto)")
         ->type_name("NAME");
     app_.add_option("--cpu", options_.cpu, "x86-64-v2, x86-64-v3, x86-64-v4 or host (default host)")
         ->type_name("MODEL");
