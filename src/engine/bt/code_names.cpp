@@ -45,6 +45,7 @@ constexpr std::array kFields = {
     VERT_NAMED(interrupt_flag),
     VERT_NAMED(direction_flag),
     VERT_NAMED(attention),
+    VERT_NAMED(below_attention),
     VERT_NAMED(fpu_loaded),
     VERT_NAMED(fpu_in_image),
     VERT_NAMED(user_stack),
