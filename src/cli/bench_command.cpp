@@ -41,7 +41,8 @@ class BenchCommand final : public Command {
  public:
   explicit BenchCommand(CLI::App& parent)
       : app_(*parent.add_subcommand("bench", "Measure guests against bare metal and QEMU")) {
-    app_.add_option("--engines", engines_, "What to measure, as bare,interp,qemu (default all that can run)")
+    app_.add_option("--engines", engines_,
+                    "What to measure, as bare,bt,interp,qemu (default all that can run)")
         ->type_name("LIST");
     app_.add_flag("--full", full_, "The lecture's counts on every engine; takes long");
     app_.add_flag("--suite", suite_, "All programs, the best of their runs, and geometric means");

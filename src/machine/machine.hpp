@@ -30,7 +30,7 @@ class SerialBackend {
 struct MachineConfig {
   u64 memory_bytes = u64{2} << 30;
   unsigned cpus = 1;
-  std::string engine = "auto";  // auto, interp (kvm and bt are not there yet)
+  std::string engine = "auto";  // auto, bt, interp (kvm is not there yet)
   std::string cpu_model = "host";
   std::string kernel;                // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
   std::string initrd;                // empty: none. For multiboot: the first module

@@ -226,7 +226,7 @@ std::string Explainer::note(const ZydisDecodedInstruction& insn, const ZydisDeco
 std::string Explainer::legend() {
   return "`live flags`: arithmetic flags whose values matter before the instruction.\n"
          "Host code is indented: +offset, then the instruction; `cold` is what usually does not run, and "
-         "lies "
+         "lies\n"
          "elsewhere.\n"
          "Host registers are the guest's of the same name, but: r15 is the guest's RSP, rsp the stack of "
          "return\n"

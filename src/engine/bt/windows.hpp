@@ -1,4 +1,4 @@
-// Windows: guest user memory where generated code of CPL 3 reaches it with two loads and no check.
+// Windows: guest user memory where generated code of CPL 3 reaches it with one load more and no check.
 //
 // A window is a stretch of 512 GiB of the host's address space that shows what one top-level page-table entry
 // of one guest address space maps: pages of guest RAM are mapped into it from the memfd, with the rights that
