@@ -26,6 +26,7 @@ struct EngineAids {
   bool perf_map = false;         // names generated code for perf(1)
   bool samples = false;          // looks a thousand times a second where the vCPU's thread is
   bool windows_at_once = false;  // bt: all of CPL 3 goes through windows from the start; for tests
+  bool no_looks = false;         // bt: loops do not look for events, only the look timer does; for tests
 };
 
 inline constexpr std::size_t kUsualHottest = 10;

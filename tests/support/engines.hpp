@@ -1,6 +1,6 @@
 // The engines that tests run on, by the name that `vert run --engine` knows them by; and bt_windows, which is
 // bt with windows for all user code from its first instruction on, as it has for code that has run for a
-// while.
+// while. With the suffix _no_looks, generated code does not look for events by itself.
 #pragma once
 
 #include <memory>

@@ -21,6 +21,10 @@ struct Symbol {
 using Symbols = std::array<Symbol, kGprCount>;
 
 /// EIP wraps around in 32-bit code.
+u64 next_address(const GuestInsn& guest, const Mode& mode) {
+  return mode.code32 ? guest.next_rip() & 0xFFFFFFFF : guest.next_rip();
+}
+
 bool backward(const GuestInsn& guest, const Mode& mode) {
   return (guest.form == Form::kJump || guest.form == Form::kBranch) &&
          branch_target(guest, mode.code32) <= guest.rip;
@@ -399,9 +403,11 @@ void place_checks(BlockPlan& plan, const Mode& mode) {
   }
   plan.fpu_check = plan.quiet_before(first_fpu);
   const GuestInsn& last = plan.insn(plan.count - 1);
-  // Calls look where they return to (Emitter::landing), or, if they never do, where they run over the return
-  // stack (Runtime::recover).
-  const bool loops = backward(last, mode) || last.form == Form::kJumpIndirect;
+  // A loop has a step that does not lead to a higher address: a jump, or going on over the top of the address
+  // space. Calls look where they return to (Emitter::landing), or, if they never do, where they run over the
+  // return stack (Runtime::recover).
+  const bool over_the_top = !last.ends_block() && next_address(last, mode) <= last.rip;
+  const bool loops = backward(last, mode) || over_the_top || last.form == Form::kJumpIndirect;
   if (loops) plan.attention_check = static_cast<int>(plan.quiet_before(plan.count - 1));
 }
 

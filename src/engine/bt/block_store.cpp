@@ -1,5 +1,7 @@
 #include "engine/bt/block_store.hpp"
 
+#include <algorithm>
+
 namespace vert::bt {
 
 void BlockStore::clear() {
@@ -39,6 +41,13 @@ Block& BlockStore::add(const Block& block) {
   pages_[block.page].blocks.push_back(key);
   if (block.second_page != Block::kNoPage) pages_[block.second_page].blocks.push_back(key);
   return blocks_.emplace_back(block);
+}
+
+const Block* BlockStore::entered_at(u32 offset) const {
+  const auto behind = std::ranges::upper_bound(blocks_, offset, {}, &Block::inner_entry);
+  if (behind == blocks_.begin()) return nullptr;
+  const Block& block = *std::prev(behind);
+  return offset == block.inner_entry || offset == block.fpu_entry ? &block : nullptr;
 }
 
 std::vector<u32> BlockStore::pages_of(memory::Frame frame) const {

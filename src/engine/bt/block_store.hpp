@@ -62,6 +62,10 @@ class BlockStore {
   Block& add(const Block& block);
   [[nodiscard]] Block& block(u32 index) { return blocks_[index]; }
 
+  /// The block that is entered at this offset in the code cache, past all checks; null if none is.
+  [[nodiscard]] const Block* entered_at(u32 offset) const;
+  [[nodiscard]] u32 index_of(const Block& block) const { return static_cast<u32>(&block - blocks_.data()); }
+
   /// The pages made of `frame`.
   [[nodiscard]] std::vector<u32> pages_of(memory::Frame frame) const;
   /// The page of `space` at `linear`, if code was made of it.
@@ -110,7 +114,7 @@ class BlockStore {
   std::unordered_map<memory::Frame, std::vector<u32>> frames_;
   std::unordered_map<CodeSpace, std::unordered_map<u64, u32>> spaces_;  // pages by place()
   std::unordered_map<u64, u32> block_index_;
-  std::vector<Block> blocks_;
+  std::vector<Block> blocks_;  // entries ascending
   u32 next_token_ = 1;
 };
 

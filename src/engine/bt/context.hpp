@@ -153,6 +153,10 @@ struct alignas(64) Context {
   // it gives one that no return goes to.
   alignas(8) std::array<u8, 7> below_attention{};
   std::atomic<u8> attention = 0;
+  // In place of these, for generated code that is not to look (EngineAids::no_looks).
+  alignas(8) std::array<u8, 8> never{};
+  // Set by the look timer's signal while a leaf function runs: go on step by step behind it.
+  std::atomic<u8> step_on = 0;
   u64 jump_mask = kJumpMask;
   u64 budget = 0;  // instructions left, in counted mode
 

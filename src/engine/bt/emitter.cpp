@@ -134,12 +134,12 @@ void Emitter::checks_before(unsigned i) {
 void Emitter::attention(unsigned i) {
   const Label wanted = assembler_.make_label();
   if (flags_ == Flags::kSaved || request_->plan.live_before[i] == 0) {
-    assembler_.cmp_imm8(VERT_FIELD(attention), 0);
+    assembler_.cmp_imm8(field(look_at_), 0);
     assembler_.jcc(Cond::kNe, wanted);
   } else {
     const Label calm = assembler_.make_label();
     assembler_.mov(kScratch, kRcx);
-    assembler_.load(kRcx, VERT_FIELD(attention), 1);
+    assembler_.load(kRcx, field(look_at_), 1);
     assembler_.jrcxz(calm);
     assembler_.mov(kRcx, kScratch);
     assembler_.jmp(wanted);

@@ -80,7 +80,9 @@ struct Thunks {
 
 class Emitter {
  public:
-  explicit Emitter(const Thunks& thunks) : thunks_(thunks) {}
+  /// `look_at` is the offset in the Context of the byte that tells whether another thread wants something.
+  explicit Emitter(const Thunks& thunks, std::size_t look_at = offsetof(Context, attention))
+      : thunks_(thunks), look_at_(look_at) {}
 
   /// The two that SWAPGS exchanges.
   struct SegmentBases {
@@ -236,6 +238,7 @@ class Emitter {
   void adjust_stack(i32 by);
 
   const Thunks thunks_;
+  const std::size_t look_at_;
   Assembler assembler_;
   const Request* request_ = nullptr;
   std::vector<CodeExit>* exits_ = nullptr;

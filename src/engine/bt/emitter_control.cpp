@@ -88,7 +88,7 @@ void Emitter::landing(unsigned i) {
   assembler_.mov(kScratch, kRcx);
   // One sum tells that the address is the call's, and that no other thread wants something: calls do not
   // look.
-  assembler_.load(kDelta, VERT_FIELD(below_attention));
+  assembler_.load(kDelta, field(look_at_ - sizeof(Context::below_attention)));
   if (request_->trusted && fits32(0 - passed)) {
     assembler_.lea(kRcx, {.base = kAddress, .index = kDelta, .displacement = -static_cast<i32>(passed)});
   } else {

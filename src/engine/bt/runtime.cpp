@@ -7,6 +7,7 @@
 
 #include "base/fault_signal.hpp"
 #include "engine/bt/fpu_image.hpp"
+#include "engine/bt/look_timer.hpp"
 #include "engine/bt/tlb.hpp"
 #include "x86/cpu_model.hpp"
 #include "x86/paging.hpp"
@@ -25,6 +26,12 @@ constexpr std::size_t kCacheSize = 32 * 1024 * 1024;
 constexpr u64 kForeignSteps = 64;
 constexpr auto kUserMode = static_cast<unsigned>(cpu::Privilege::kUser);
 constexpr u64 kSplitFlags = kArithmeticFlags | rflags::IF | rflags::DF;
+
+/// Where generated code looks whether another thread wants something.
+std::size_t look_at(const cpu::VcpuContext& vcpu) {
+  return vcpu.aids.no_looks ? offsetof(Context, never) + sizeof(Context::never) - 1
+                            : offsetof(Context, attention);
+}
 
 Windows::Policy window_policy(const cpu::VcpuContext& vcpu) {
   auto policy = Windows::usual_policy(vcpu.topology.vcpu_count);
@@ -57,9 +64,9 @@ Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngi
       user_returns_(std::move(user_returns)),
       context_(std::move(context)),
       windows_(context_, *vcpu_.memory, window_policy(vcpu_)),
-      thunks_(make_thunks(cache_, &Runtime::prepare_fpu)),
+      thunks_(make_thunks(cache_, &Runtime::prepare_fpu, look_at(vcpu_))),
       first_code_(cache_.position()),
-      emitter_(thunks_),
+      emitter_(thunks_, look_at(vcpu_)),
       code_writes_(vcpu_.memory->frame_count()) {
   context_->owner = this;
   context_->state_layout = state_layout();
@@ -184,6 +191,7 @@ void Runtime::export_fpu() {
 
 ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
   base::use_alternate_signal_stack();
+  use_look_timer(&Runtime::on_tick);
   owner_.store(std::this_thread::get_id(), std::memory_order_relaxed);
   const Sampler::Running sampled(sampler_.get());
   // SAFETY: nothing in this process but generated code uses GS; the base is put back for whoever ran before.

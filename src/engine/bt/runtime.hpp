@@ -97,7 +97,15 @@ class Runtime final : private memory::CodeWatcher {
   static bool on_fault(int signal, const siginfo_t& info, ucontext_t& host);
   bool recover(int signal, const siginfo_t& info, ucontext_t& host);
   [[nodiscard]] bool leave_at_mark(ExitKind why, gregset_t& registers);
+  void save_registers(const gregset_t& registers);
   static void prepare_fpu(Context* context);
+
+  // runtime_stop.cpp: the way out of code that does not look.
+  static void on_tick(ucontext_t& host);
+  void tick(gregset_t& registers);
+  void step_on(gregset_t& registers);
+  void keep_stepping(const gregset_t& registers);
+  void stepped(gregset_t& registers);
 
   // runtime_shared.cpp: what other threads ask for.
   void code_written(memory::Frame frame) override;
@@ -139,6 +147,7 @@ class Runtime final : private memory::CodeWatcher {
     bool counted = false;
     bool operator==(const Controls&) const = default;
   } controls_;
+  bool unanswered_ = false;  // another thread wanted something at the last tick
   u64 epoch_ = 0;
   u64 budget_ = 0;
   u64 executed_ = 0;

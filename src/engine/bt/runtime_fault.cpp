@@ -39,18 +39,28 @@ bool Runtime::on_fault(int signal, const siginfo_t& info, ucontext_t& host) {
   return runtime != nullptr && runtime->recover(signal, info, host);
 }
 
+void Runtime::on_tick(ucontext_t& host) {
+  Runtime* runtime = running.load(std::memory_order_relaxed);
+  if (runtime != nullptr) runtime->tick(host.uc_mcontext.gregs);
+}
+
 bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
   auto& registers = host.uc_mcontext.gregs;
+  if (signal == SIGTRAP && info.si_code == TRAP_TRACE) {
+    stepped(registers);
+    return true;
+  }
   const auto pc = static_cast<u64>(registers[REG_RIP]);
   if (!cache_.contains(pc)) return false;
   const auto address = reinterpret_cast<u64>(info.si_addr);
   if (signal == SIGSEGV && (supervisor_returns_.overran(address) || user_returns_.overran(address))) {
     ReturnStack& stack = supervisor_returns_.overran(address) ? supervisor_returns_ : user_returns_;
     registers[REG_RSP] = static_cast<greg_t>(stack.empty(cache_.code(thunks_.return_empty)));
-    // The guest's calls do not look at it: this is where calls without end are interrupted.
-    // Thunks are called, too: such a call is just made again.
-    if (context_->attention.load(std::memory_order_relaxed) != 0)
-      static_cast<void>(leave_at_mark(ExitKind::kAttention, registers));
+    // The guest's calls do not look at it: this is where calls without end are interrupted. Generated code
+    // pushes for its own sake, too: it is left where a block begins.
+    if (context_->attention.load(std::memory_order_relaxed) != 0 &&
+        !leave_at_mark(ExitKind::kAttention, registers))
+      step_on(registers);
     return true;
   }
   constexpr greg_t kWrite = 2;  // in the error code of a page fault
@@ -60,20 +70,25 @@ bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
   return leave_at_mark(ExitKind::kInterpret, registers);
 }
 
+/// As the exit thunk does, but for the flags.
+void Runtime::save_registers(const gregset_t& registers) {
+  for (u8 guest = 0; guest < kGprCount; ++guest) {
+    if (in_memory(guest)) continue;
+    const auto reg = static_cast<std::size_t>(kContextRegister[kHostRegister[guest]]);
+    context_->gpr[guest] = static_cast<u64>(registers[reg]);
+  }
+  context_->return_rsp = static_cast<u64>(registers[REG_RSP]);
+}
+
 /// Has generated code left, instead of going on where it was interrupted, before the guest's instruction that
 /// has a mark there. False if none has.
 bool Runtime::leave_at_mark(ExitKind why, gregset_t& registers) {
   const u32 offset = cache_.offset_of(static_cast<u64>(registers[REG_RIP]));
   const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
   if (mark == store_.marks.end() || mark->offset != offset) return false;
-  for (u8 guest = 0; guest < kGprCount; ++guest) {
-    if (in_memory(guest)) continue;
-    const auto reg = static_cast<std::size_t>(kContextRegister[kHostRegister[guest]]);
-    context_->gpr[guest] = static_cast<u64>(registers[reg]);
-  }
+  save_registers(registers);
   context_->rflags_arithmetic = mark->flags_saved ? unpack_flags(context_->save_flags)
                                                   : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
-  context_->return_rsp = static_cast<u64>(registers[REG_RSP]);
   context_->rip = store_.block(mark->block).rip + mark->rip_offset;
   context_->exit = 0;
   store_.exits[0] = {.kind = why, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
@@ -107,6 +122,7 @@ bool Runtime::enter(const u8* code) {
   }
   {
     const RunningScope scope(this);
+    context_->step_on.store(0, std::memory_order_relaxed);
     const Sampler::In phase(sampler_.get(), Sampler::Phase::kCode);
     // SAFETY: the thunk keeps the calling convention; generated code reaches nothing but the Context, guest
     // RAM through the soft TLB, and the return stack.

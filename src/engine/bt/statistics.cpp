@@ -78,7 +78,8 @@ std::vector<CounterGroup> describe(const Statistics& statistics, const Context& 
                      {"bytes free in the code cache", cache.room()},
                      {"times the code cache was emptied", statistics.cache_flushes},
                      {"code pages forgotten", statistics.pages_forgotten},
-                     {"faults of the host in generated code", statistics.faults}}});
+                     {"faults of the host in generated code", statistics.faults},
+                     {"steps out of code that did not look", statistics.stepped_out}}});
   groups.push_back(exits(statistics));
   const u64 instructions = statistics.exits[static_cast<std::size_t>(ExitKind::kInterpret)];
   groups.push_back({"runs of the fallback engine",

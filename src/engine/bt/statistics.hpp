@@ -17,7 +17,8 @@ struct Statistics {
 
   std::array<u64, 8> exits{};  // by ExitKind
   u64 faults = 0;
-  u64 steps = 0;  // instructions and events that the fallback engine settled
+  u64 stepped_out = 0;  // times that code which did not look was left
+  u64 steps = 0;        // instructions and events that the fallback engine settled
   u64 blocks = 0;
   u64 code_bytes = 0;
   u64 cache_flushes = 0;

@@ -29,7 +29,7 @@ constexpr std::array<u8, 7> kCallerSaved = {kRax, kRcx, kRdx, kRsi, kRdi, kR8, k
 
 class ThunkWriter {
  public:
-  explicit ThunkWriter(PrepareFpu prepare_fpu) : prepare_fpu_(prepare_fpu) {}
+  ThunkWriter(PrepareFpu prepare_fpu, std::size_t look_at) : prepare_fpu_(prepare_fpu), look_at_(look_at) {}
   Thunks write(CodeCache& cache);
 
  private:
@@ -49,6 +49,7 @@ class ThunkWriter {
   void returns();
 
   PrepareFpu prepare_fpu_;
+  std::size_t look_at_;
   Assembler as_;
   Label enter_, resume_, transfer_, exit_, exit_saved_, fill_, string_, state_, load_fpu_, return_miss_,
       return_empty_;
@@ -165,6 +166,13 @@ void ThunkWriter::on_host_stack(u64 function) {
   as_.load(kRdi, VERT_FIELD(self));
   as_.mov_imm(kRax, function);
   bytes({0xFF, 0xD0});  // call rax
+  const Label calm = as_.make_label();
+  as_.cmp_imm8(VERT_FIELD(step_on), 0);
+  as_.jcc(Cond::kE, calm);
+  as_.pushfq();
+  bytes({0x80, 0x4C, 0x24, 0x01, 0x01});  // or byte [rsp + 1], 1: TF
+  as_.popfq();
+  as_.bind(calm);
   as_.load(kRsp, VERT_FIELD(return_rsp));
 }
 
@@ -200,7 +208,7 @@ void ThunkWriter::returns() {
   as_.mov(kDelta, kRcx);
   as_.load(kScratch, VERT_FIELD(return_unbias));
   as_.lea(kAddress, {.base = kAddress, .index = kScratch});
-  as_.load(kRcx, VERT_FIELD(attention), 1);
+  as_.load(kRcx, field(look_at_), 1);
   as_.jrcxz(calm);
   as_.jmp(miss);
   as_.bind(calm);
@@ -255,6 +263,8 @@ Thunks ThunkWriter::write(CodeCache& cache) {
 
 }  // namespace
 
-Thunks make_thunks(CodeCache& cache, PrepareFpu prepare_fpu) { return ThunkWriter(prepare_fpu).write(cache); }
+Thunks make_thunks(CodeCache& cache, PrepareFpu prepare_fpu, std::size_t look_at) {
+  return ThunkWriter(prepare_fpu, look_at).write(cache);
+}
 
 }  // namespace vert::bt

@@ -10,7 +10,8 @@ namespace vert::bt {
 /// guest's.
 using PrepareFpu = void (*)(Context*);
 
-/// Writes the thunks at the start of `cache`.
-[[nodiscard]] Thunks make_thunks(CodeCache& cache, PrepareFpu prepare_fpu);
+/// Writes the thunks at the start of `cache`; `look_at` as for the Emitter.
+[[nodiscard]] Thunks make_thunks(CodeCache& cache, PrepareFpu prepare_fpu,
+                                 std::size_t look_at = offsetof(Context, attention));
 
 }  // namespace vert::bt
