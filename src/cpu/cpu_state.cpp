@@ -88,7 +88,6 @@ bool msrs_possible(const CpuState& state) {
 }  // namespace
 
 Status check(const CpuState& state, const x86::CpuModel& model) {
-  constexpr u32 kMxcsr = 0xFFFF;
   const auto refuse = [](const char* what) {
     return make_error("saved processor state is not possible: {}", what);
   };
@@ -98,7 +97,7 @@ Status check(const CpuState& state, const x86::CpuModel& model) {
   if (!segments_possible(state)) return refuse("segments");
   if (!msrs_possible(state)) return refuse("model-specific registers");
   if (!within(state.dr6, 0xFFFF'FFFF) || !within(state.dr7, 0xFFFF'FFFF)) return refuse("debug registers");
-  if (!within(state.fpu.mxcsr, kMxcsr)) return refuse("MXCSR");
+  if (!within(state.fpu.mxcsr, model.mxcsr_mask())) return refuse("MXCSR");
   if (state.activity > Activity::kShutdown) return refuse("activity");
   if (!x86::is_canonical(state.rip, state.linear_bits()) ||
       (!state.code64() && !within(state.rip, 0xFFFF'FFFF)))

@@ -127,6 +127,8 @@ constexpr auto kVector = std::to_array<Feature>({
     AVX_VNNI,
     AVX512_BF16,
     AVX512_VP2INTERSECT,
+    MISALIGNSSE,
+    SSE4A,
 });
 
 // What model "host" takes over from the host besides; all of it could be emulated as well.
@@ -141,6 +143,7 @@ constexpr auto kHostScalar = std::to_array<Feature>({
     LZCNT,
     CLFLUSHOPT,
     CLWB,
+    CLZERO,
     PKU,
     FDP_EXCPTN_ONLY,
     ZERO_FCS_FDS,
@@ -276,6 +279,12 @@ CpuidResult vendor_leaf(u32 max_leaf) { return {max_leaf, 0x756E6547, 0x6C65746E
 
 }  // namespace
 
+Vendor host_vendor() {
+  constexpr u32 kAuth = 0x68747541, kHygo = 0x6F677948;  // how "AuthenticAMD" and "HygonGenuine" begin
+  const u32 begin = host_cpuid(0, 0).ebx;
+  return begin == kAuth || begin == kHygo ? Vendor::kAmd : Vendor::kIntel;
+}
+
 std::span<const std::string_view> CpuModel::names() { return kNames; }
 
 Result<CpuModel> CpuModel::make(std::string_view name) {
@@ -294,6 +303,8 @@ Result<CpuModel> CpuModel::make(std::string_view name) {
   if (base == "host") {
     add(kVector, true);
     add(kHostScalar, true);
+    model.xsave_layout_ = XsaveLayout::of_host();
+    model.vendor_ = host_vendor();
   } else {
     add(kLevel2);
     if (base >= "x86-64-v3") add(kLevel3);
@@ -396,30 +407,6 @@ u64 CpuModel::arch_capabilities() const {
   return value;
 }
 
-CpuModel::XsaveComponent CpuModel::xsave_component(unsigned index) {
-  // As on Intel's processors with AVX-512; the hole below is MPX's.
-  switch (u64{1} << (index & 63)) {
-    case xcr0::X87: return {0, 160};
-    case xcr0::SSE: return {160, 256};
-    case xcr0::AVX: return {576, 256};
-    case xcr0::OPMASK: return {1088, 64};
-    case xcr0::ZMM_HI256: return {1152, 512};
-    case xcr0::HI16_ZMM: return {1664, 1024};
-    case xcr0::PKRU: return {2688, 8};
-    default: return {};
-  }
-}
-
-u32 CpuModel::xsave_size(u64 components, bool compacted) {
-  u32 size = 512 + 64;  // the legacy area and the header
-  for (unsigned i = 2; i < 63; ++i) {
-    if ((components >> i & 1) == 0) continue;
-    const XsaveComponent component = xsave_component(i);
-    size = compacted ? size + component.size : std::max(size, component.offset + component.size);
-  }
-  return size;
-}
-
 CpuidResult CpuModel::cpuid(const CpuidInput& input) const {
   CpuidResult result;
   CpuidInput effective = input;
@@ -478,12 +465,13 @@ CpuidResult CpuModel::xsave_leaf(const CpuidInput& input) const {
   if (!has(XSAVE)) return {};
   const u64 allowed = xcr0_allowed();
   if (input.subleaf == 0)
-    return {static_cast<u32>(allowed), xsave_size(input.xcr0, false), xsave_size(allowed, false),
-            static_cast<u32>(allowed >> 32)};
-  if (input.subleaf == 1) return {0, has(XSAVEC) ? xsave_size(input.xcr0 | input.xss, true) : 0, 0, 0};
+    return {static_cast<u32>(allowed), xsave_layout_.standard_size(input.xcr0),
+            xsave_layout_.standard_size(allowed), static_cast<u32>(allowed >> 32)};
+  if (input.subleaf == 1)
+    return {0, has(XSAVEC) ? xsave_layout_.compacted_size(input.xcr0 | input.xss) : 0, 0, 0};
   if (input.subleaf >= 63 || (allowed >> input.subleaf & 1) == 0) return {};
-  const XsaveComponent component = xsave_component(input.subleaf);
-  return {component.size, component.offset, 0, 0};
+  const XsaveComponent component = xsave_layout_[input.subleaf];
+  return {component.size, component.offset, component.aligned ? 2U : 0U, 0};
 }
 
 CpuidResult CpuModel::hypervisor_leaf(u32 leaf) const {

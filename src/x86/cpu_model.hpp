@@ -12,6 +12,7 @@
 
 #include "base/error.hpp"
 #include "x86/insn.hpp"
+#include "x86/xsave_layout.hpp"
 
 namespace vert::x86 {
 
@@ -39,6 +40,10 @@ struct CpuidInput {
   u64 xss = 0;
   u64 misc_enable = 0;
 };
+
+enum class Vendor : u8 { kIntel, kAmd };
+/// kAmd for Hygon's processors, too.
+[[nodiscard]] Vendor host_vendor();
 
 class CpuModel {
  public:
@@ -75,16 +80,12 @@ class CpuModel {
   /// Hz; measured on the host once a process.
   [[nodiscard]] u64 tsc_frequency() const { return tsc_frequency_; }
 
-  /// Offset (from the start of the XSAVE area, as CPUID.0DH tells it) and size of a component in the standard
-  /// (non-compacted) format. Components 0 and 1 lie in the legacy area; size 0 means that it does not exist.
-  struct XsaveComponent {
-    u32 offset = 0;
-    u32 size = 0;
-  };
-  [[nodiscard]] static XsaveComponent xsave_component(unsigned index);
-  /// Size of an XSAVE area for these components, legacy area and header included. No component is aligned in
-  /// the compacted format (CPUID.0DH.n:ECX[1] is 0 for all).
-  [[nodiscard]] static u32 xsave_size(u64 components, bool compacted);
+  /// Named models have one layout everywhere, so that guests can move; "host" has this host's.
+  [[nodiscard]] const XsaveLayout& xsave_layout() const { return xsave_layout_; }
+  /// MXCSR's bits that may be set (SDM 1, 11.6.6; APM 2, 11.5.10).
+  [[nodiscard]] u32 mxcsr_mask() const { return has(Feature::MISALIGNSSE) ? 0x2FFFF : 0xFFFF; }
+  /// Whose rules hold where the vendors' processors differ. Intel's for named models.
+  [[nodiscard]] Vendor vendor() const { return vendor_; }
 
  private:
   using FeatureSet = std::array<bool, static_cast<std::size_t>(Feature::kCount)>;
@@ -98,6 +99,8 @@ class CpuModel {
 
   std::string_view name_;
   FeatureSet features_{};
+  XsaveLayout xsave_layout_ = XsaveLayout::common();
+  Vendor vendor_ = Vendor::kIntel;
   u64 tsc_frequency_ = 0;
   u32 tsc_ratio_numerator_ = 1;  // TSC frequency / kCrystalFrequency
   u32 tsc_ratio_denominator_ = 1;

@@ -33,10 +33,11 @@ bool CpuModel::allows(const Insn& insn) const {
     case ZYDIS_ISA_SET_LAHF:
     case ZYDIS_ISA_SET_PAUSE:
     case ZYDIS_ISA_SET_FAT_NOP:
-    case ZYDIS_ISA_SET_PREFETCH_NOP:
     case ZYDIS_ISA_SET_PREFETCHWT1:
     case ZYDIS_ISA_SET_LZCNT: return true;
 
+    // 0F 0D with a register is a hint to Intel's processors only (APM 3, PREFETCH).
+    case ZYDIS_ISA_SET_PREFETCH_NOP: return vendor_ != Vendor::kAmd || insn.modrm < 0xC0;
     case ZYDIS_ISA_SET_BMI1: return has(BMI1) || insn.mnemonic == ZYDIS_MNEMONIC_TZCNT;
     case ZYDIS_ISA_SET_BMI2: return has(BMI2);
     case ZYDIS_ISA_SET_ADOX_ADCX: return has(ADX);
@@ -45,6 +46,7 @@ bool CpuModel::allows(const Insn& insn) const {
     case ZYDIS_ISA_SET_POPCNT: return has(POPCNT);
     case ZYDIS_ISA_SET_CLFLUSHOPT: return has(CLFLUSHOPT);
     case ZYDIS_ISA_SET_CLWB: return has(CLWB);
+    case ZYDIS_ISA_SET_CLZERO: return has(CLZERO);
     case ZYDIS_ISA_SET_MONITOR: return has(MONITOR);
     case ZYDIS_ISA_SET_INVPCID: return has(INVPCID);
     case ZYDIS_ISA_SET_PKU: return has(PKU);
@@ -63,6 +65,7 @@ bool CpuModel::allows(const Insn& insn) const {
     case ZYDIS_ISA_SET_SSE3X87: return has(SSE3);
     case ZYDIS_ISA_SET_SSSE3:
     case ZYDIS_ISA_SET_SSSE3MMX: return has(SSSE3);
+    case ZYDIS_ISA_SET_SSE4A: return has(SSE4A);
     case ZYDIS_ISA_SET_SSE4: return has(SSE4_1);
     case ZYDIS_ISA_SET_SSE42: return has(SSE4_2);
     case ZYDIS_ISA_SET_AES: return has(AES);

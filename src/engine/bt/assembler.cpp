@@ -204,6 +204,11 @@ void Assembler::cmp_imm8(const HostMem& target, u8 value) {
   byte(value);
 }
 
+void Assembler::test_imm8(const HostMem& target, u8 value) {
+  memory_form({}, 0xF6, 0, target, false);
+  byte(value);
+}
+
 void Assembler::memory_immediate(u8 extension, const HostMem& word, i32 value) {
   memory_form({}, 0x81, extension, word, false);
   word32(static_cast<u32>(value));

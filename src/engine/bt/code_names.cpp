@@ -56,6 +56,7 @@ constexpr std::array kFields = {
     VERT_NAMED(jump_keys),
     VERT_NAMED(jump_code),
     VERT_NAMED(xsave),
+    VERT_NAMED(x87_environment),
 };
 
 constexpr std::array<std::string_view, kPrivileges> kPrivilegeNames = {"user", "supervisor", "smap"};

@@ -13,6 +13,7 @@
 #include "base/types.hpp"
 #include "cpu/cpu_state.hpp"
 #include "cpu/mmu.hpp"
+#include "x86/xsave_layout.hpp"
 
 namespace vert::bt {
 
@@ -101,14 +102,15 @@ inline constexpr unsigned kTransfers = 256;
 /// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
 inline constexpr std::size_t kXsaveSize = 2816;
 
-/// Where components of the extended state lie (SDM 1, 13.4), for XSAVE and its kin; by component.
+/// What leaf_state() has to know of the guest's XSAVE areas, and how far the host's own instructions make
+/// them.
 struct StateLayout {
-  static constexpr unsigned kComponents = 10;
-  bool usable = false;                    // the host has XSAVEC, and XGETBV tells what is in use
-  u64 components = 0;                     // that the host's registers hold for the guest
-  u32 aligned = 0;                        // to 64 bytes in the compacted format: bits
-  std::array<u32, kComponents> offset{};  // in the standard format
-  std::array<u32, kComponents> size{};
+  bool usable =
+      false;  // the host has XSAVEC, XGETBV tells what is in use, and compacted areas are the guest's
+  bool standard = false;                                 // areas in the standard format are the guest's, too
+  u64 components = 0;                                    // that the host's registers hold for the guest
+  u32 mxcsr_mask = 0;                                    // the guest's
+  x86::XsaveLayout layout = x86::XsaveLayout::common();  // the guest's
 };
 
 struct alignas(64) Context {
@@ -204,6 +206,7 @@ struct alignas(64) Context {
   std::array<std::array<u64, 3>, 2> fill_results{};
 
   alignas(64) std::array<u8, kXsaveSize> xsave{};
+  std::array<u32, 7> x87_environment{};  // as FNSTENV stores it, where XSAVE does not show the pointers
   StateLayout state_layout;
   alignas(64) std::array<u8, kPageSize> state_buffer{};
 };

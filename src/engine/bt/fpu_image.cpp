@@ -15,27 +15,24 @@ namespace {
 // Legacy area (SDM 1, table 10-2) and header.
 constexpr std::size_t kFcw = 0, kFsw = 2, kFtw = 4, kFop = 6, kFip = 8, kFdp = 16, kMxcsr = 24, kSt = 32,
                       kXmm = 160;
-constexpr std::size_t kHeader = 512;
+constexpr std::size_t kHeader = x86::XsaveLayout::kHeader;
+constexpr unsigned kPkru = 9;
 constexpr u64 kWanted = x86::xcr0::X87 | x86::xcr0::SSE | x86::xcr0::AVX | x86::xcr0::OPMASK |
                         x86::xcr0::ZMM_HI256 | x86::xcr0::HI16_ZMM;
 
 struct Host {
   u32 components = 0;
-  std::array<std::size_t, 8> offset{};
+  x86::XsaveLayout layout;
+  x86::Vendor vendor = x86::Vendor::kIntel;
 };
 
 Host probe() {
-  Host host;
-  u32 a = 0, b = 0, c = 0, d = 0;
+  Host host{.layout = x86::XsaveLayout::of_host(), .vendor = x86::host_vendor()};
+  u32 a = 0, d = 0;
   // XGETBV: what this host's kernel has enabled.
   asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
   host.components = a & static_cast<u32>(kWanted);
-  for (u32 i = 2; i < host.offset.size(); ++i) {
-    if ((host.components >> i & 1) == 0) continue;
-    __cpuid_count(0xD, i, a, b, c, d);
-    VERT_CHECK(b + a <= kXsaveSize);
-    host.offset[i] = b;
-  }
+  VERT_CHECK(host.layout.standard_size(host.components) <= kXsaveSize);
   return host;
 }
 
@@ -78,22 +75,34 @@ bool x87_is_initial(const cpu::FpuState& fpu) {
 
 u32 host_components() { return host().components; }
 
-StateLayout state_layout() {
-  constexpr u32 kXsavec = 1U << 1, kXgetbv1 = 1U << 2;  // CPUID.(D,1).EAX
-  constexpr u32 kAligned = 1U << 1;                     // CPUID.(D,i).ECX
-  StateLayout layout;
+bool host_hides_x87_pointers() { return host().vendor == x86::Vendor::kAmd; }
+
+void complete_pointers(std::span<const u32, 7> environment, cpu::FpuState& fpu) {
+  constexpr u16 kOpcode = 0x7FF;
+  if (fpu.fop != 0 || fpu.fip != 0 || fpu.fdp != 0) return;
+  fpu.fip = environment[3];
+  fpu.fop = static_cast<u16>(environment[4] >> 16 & kOpcode);
+  fpu.fdp = environment[5];
+}
+
+StateLayout state_layout(const x86::CpuModel& model) {
+  constexpr u32 kXsavec = 1U << 1, kXgetbv1 = 1U << 2;  // CPUID.(0DH,1).EAX
   u32 a = 0, b = 0, c = 0, d = 0;
   __cpuid_count(0xD, 1, a, b, c, d);
-  layout.usable = (a & kXsavec) != 0 && (a & kXgetbv1) != 0;
-  layout.components = host_components();
-  for (u32 i = 2; i < StateLayout::kComponents; ++i) {
-    __cpuid_count(0xD, i, a, b, c, d);
-    layout.offset[i] = b;
-    layout.size[i] = a;
-    if ((c & kAligned) != 0) layout.aligned |= 1U << i;
-    layout.usable = layout.usable && a <= kXsaveSize && b <= kXsaveSize;
+  StateLayout state;
+  state.usable = (a & kXsavec) != 0 && (a & kXgetbv1) != 0;
+  state.standard = true;
+  state.components = host_components();
+  state.mxcsr_mask = model.mxcsr_mask();
+  state.layout = model.xsave_layout();
+  // PKRU is not in the host's registers: leaf_state() puts it where the guest's layout has it.
+  for (unsigned i = 2; i < kPkru; ++i) {
+    if ((model.xcr0_allowed() >> i & 1) == 0) continue;
+    const x86::XsaveComponent guest = state.layout[i], native = host().layout[i];
+    state.usable = state.usable && guest.size == native.size && guest.aligned == native.aligned;
+    state.standard = state.standard && guest.offset == native.offset;
   }
-  return layout;
+  return state;
 }
 
 void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image) {
@@ -110,7 +119,7 @@ void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image) {
   // Components that are all zero are left in their initial state, so that the host need not keep them.
   for (const Slice& slice : kSlices) {
     if (!has(slice.component)) continue;
-    u8* to = image.data() + host().offset[slice.component];
+    u8* to = image.data() + host().layout[slice.component].offset;
     bool zero = true;
     for (unsigned i = 0; i < 16; ++i) {
       const u8* from = fpu.zmm[slice.first + i].data() + slice.from;
@@ -120,7 +129,7 @@ void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image) {
     if (!zero) present |= u64{1} << slice.component;
   }
   if (has(5)) {
-    put(image, host().offset[5], fpu.k);
+    put(image, host().layout[5].offset, fpu.k);
     if (std::ranges::any_of(fpu.k, [](u64 mask) { return mask != 0; })) present |= x86::xcr0::OPMASK;
   }
   std::memset(image.data() + kHeader, 0, 64);
@@ -144,11 +153,11 @@ void from_image(std::span<const u8, kXsaveSize> image, cpu::FpuState& fpu) {
   for (unsigned i = 0; i < 16; ++i) std::memcpy(fpu.zmm[i].data(), image.data() + kXmm + i * 16, 16);
   for (const Slice& slice : kSlices) {
     if (!has(slice.component)) continue;
-    const u8* from = image.data() + host().offset[slice.component];
+    const u8* from = image.data() + host().layout[slice.component].offset;
     for (unsigned i = 0; i < 16; ++i)
       std::memcpy(fpu.zmm[slice.first + i].data() + slice.from, from + i * slice.size, slice.size);
   }
-  if (has(5)) get(image, host().offset[5], fpu.k);
+  if (has(5)) get(image, host().layout[5].offset, fpu.k);
 }
 
 }  // namespace vert::bt

@@ -13,12 +13,11 @@ namespace {
 
 namespace xcr0 = x86::xcr0;
 
-constexpr u64 kHeaderEnd = 576;
-constexpr unsigned kMxcsr = 24;
+constexpr u64 kHeaderEnd = x86::XsaveLayout::kExtended;
+constexpr unsigned kMxcsr = 24, kMxcsrMask = 28;
 constexpr unsigned kXstateBv = 512, kXcompBv = 520, kReserved = 528;
-constexpr u64 kCompacted = u64{1} << 63;
+constexpr u64 kCompacted = x86::XsaveLayout::kCompacted;
 constexpr unsigned kPkruComponent = 9;
-constexpr u32 kMxcsrDefined = 0xFFFF;
 
 // Sources for general registers only call nothing that may use others.
 void copy(void* to, const void* from, u64 size) {
@@ -31,27 +30,9 @@ T get(const u8* area, u64 at) {
   return value;
 }
 void put(u8* area, u64 at, u64 value) { __builtin_memcpy(area + at, &value, sizeof value); }
+void put32(u8* area, u64 at, u32 value) { __builtin_memcpy(area + at, &value, sizeof value); }
 
 bool has(u64 components, unsigned i) { return (components >> i & 1) != 0; }
-
-/// Where the compacted format has component `wanted`; for one behind the last, where all end.
-u64 compacted_offset(const StateLayout& layout, u64 components, unsigned wanted) {
-  u64 at = kHeaderEnd;
-  for (unsigned i = 2; i < wanted; ++i) {
-    if (!has(components, i)) continue;
-    if (has(layout.aligned, i)) at = (at + 63) & ~u64{63};
-    at += layout.size[i];
-  }
-  if (wanted < StateLayout::kComponents && has(layout.aligned, wanted)) at = (at + 63) & ~u64{63};
-  return at;
-}
-
-u64 standard_end(const StateLayout& layout, u64 components) {
-  u64 end = kHeaderEnd;
-  for (unsigned i = 2; i < StateLayout::kComponents; ++i)
-    if (has(components, i)) end = layout.offset[i] + u64{layout.size[i]};
-  return end;
-}
 
 /// A stretch of guest memory of at most a page's size.
 struct Stretch {
@@ -109,9 +90,10 @@ u64 requested(const Context& context) {
 void save_standard(Context& context, u8* area, u64 components) {
   const u64 here = components & ~xcr0::PKRU;
   asm volatile("xsave64 (%0)" : : "r"(area), "a"(here), "d"(here >> 32) : "memory");
+  if ((components & (xcr0::SSE | xcr0::AVX)) != 0) put32(area, kMxcsrMask, context.state_layout.mxcsr_mask);
   if (!has(components, kPkruComponent)) return;
   const u32 pkru = context.state->fpu.pkru;
-  put(area, context.state_layout.offset[kPkruComponent], pkru);
+  put(area, context.state_layout.layout[kPkruComponent].offset, pkru);
   const u64 others = get<u64>(area, kXstateBv) & ~xcr0::PKRU;
   put(area, kXstateBv, others | (pkru != 0 ? xcr0::PKRU : 0));
 }
@@ -119,12 +101,13 @@ void save_standard(Context& context, u8* area, u64 components) {
 void save_compacted(Context& context, u8* area, u64 components) {
   const u64 here = components & ~xcr0::PKRU;
   asm volatile("xsavec64 (%0)" : : "r"(area), "a"(here), "d"(here >> 32) : "memory");
+  if ((get<u64>(area, kXstateBv) & xcr0::SSE) != 0) put32(area, kMxcsrMask, context.state_layout.mxcsr_mask);
   if (!has(components, kPkruComponent)) return;
   // The last component: where the others lie does not depend on it.
   put(area, kXcompBv, get<u64>(area, kXcompBv) | xcr0::PKRU);
   const u32 pkru = context.state->fpu.pkru;
   if (pkru == 0) return;
-  put(area, compacted_offset(context.state_layout, components, kPkruComponent), pkru);
+  put(area, context.state_layout.layout.compacted_offset(components, kPkruComponent), pkru);
   put(area, kXstateBv, get<u64>(area, kXstateBv) | xcr0::PKRU);
 }
 
@@ -133,13 +116,13 @@ bool known(const Context& context, u64 components) {
 }
 
 bool save(Context& context, u64 address, StateKind kind, u32 privilege) {
-  const StateLayout& layout = context.state_layout;
+  const x86::XsaveLayout& layout = context.state_layout.layout;
   const u64 components = requested(context);
   if (!known(context, components)) return false;
   if (has(components, 0) && names_host_addresses(context)) return false;
   const bool standard = kind == StateKind::kSave;
-  const u64 size = standard ? standard_end(layout, components)
-                            : compacted_offset(layout, components, StateLayout::kComponents);
+  if (standard && !context.state_layout.standard) return false;
+  const u64 size = standard ? layout.standard_size(components) : layout.compacted_size(components);
   Stretch area;
   if (!find(context, address, size, true, privilege, area)) return false;
   // Bytes that the processor leaves alone stay what they are: through the buffer, they are written back.
@@ -158,7 +141,7 @@ bool header_is_good(const Context& context, const u8* area, bool compacted_only)
   const u64 enabled = context.state->xcr0;
   const u64 present = get<u64>(area, kXstateBv);
   const u64 format = get<u64>(area, kXcompBv);
-  if ((get<u32>(area, kMxcsr) & ~kMxcsrDefined) != 0) return false;
+  if ((get<u32>(area, kMxcsr) & ~context.state_layout.mxcsr_mask) != 0) return false;
   for (unsigned at = kReserved; at < kHeaderEnd; at += sizeof(u64))
     if (get<u64>(area, at) != 0) return false;
   if ((present & ~enabled) != 0) return false;
@@ -170,19 +153,19 @@ bool header_is_good(const Context& context, const u8* area, bool compacted_only)
 /// The guest's PKRU would change, which changes what it may access.
 bool changes_pkru(const Context& context, const u8* area, u64 components) {
   if (!has(components, kPkruComponent)) return false;
-  const StateLayout& layout = context.state_layout;
+  const x86::XsaveLayout& layout = context.state_layout.layout;
   const u64 format = get<u64>(area, kXcompBv);
   u32 pkru = 0;
   if (has(get<u64>(area, kXstateBv), kPkruComponent)) {
-    const u64 at = (format & kCompacted) != 0 ? compacted_offset(layout, format, kPkruComponent)
-                                              : layout.offset[kPkruComponent];
+    const u64 at = (format & kCompacted) != 0 ? layout.compacted_offset(format, kPkruComponent)
+                                              : layout[kPkruComponent].offset;
     pkru = get<u32>(area, at);
   }
   return pkru != context.state->fpu.pkru;
 }
 
 bool load(Context& context, u64 address, StateKind kind, u32 privilege) {
-  const StateLayout& layout = context.state_layout;
+  const x86::XsaveLayout& layout = context.state_layout.layout;
   const u64 components = requested(context);
   if (!known(context, components)) return false;
   u8* area = context.state_buffer.data();
@@ -193,9 +176,9 @@ bool load(Context& context, u64 address, StateKind kind, u32 privilege) {
   const u64 present = get<u64>(area, kXstateBv);
   const u64 format = get<u64>(area, kXcompBv);
   if (!known(context, present)) return false;
-  const u64 size = (format & kCompacted) != 0
-                       ? compacted_offset(layout, format & ~kCompacted, StateLayout::kComponents)
-                       : standard_end(layout, present);
+  const bool compacted = (format & kCompacted) != 0;
+  if (!compacted && !context.state_layout.standard) return false;
+  const u64 size = compacted ? layout.compacted_size(format) : layout.standard_size(present);
   if ((present & components & ~(xcr0::X87 | xcr0::SSE)) != 0) {
     if (!find(context, address, size, false, privilege, from)) return false;
     Stretch rest = from;

@@ -69,7 +69,7 @@ Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngi
       emitter_(thunks_, look_at(vcpu_)),
       code_writes_(vcpu_.memory->frame_count()) {
   context_->owner = this;
-  context_->state_layout = state_layout();
+  context_->state_layout = state_layout(*vcpu_.model);
   context_->code_begin = reinterpret_cast<u64>(cache_.code(0));
   context_->code_size = kCacheSize;
   init(*context_, vcpu_);
@@ -180,6 +180,11 @@ void Runtime::export_fpu() {
   cpu::CpuState& state = *state_;
   context.fpu_in_image = 0;
   from_image(context.xsave, state.fpu);
+  constexpr std::size_t kX87InUse = x86::XsaveLayout::kHeader;
+  if (host_hides_x87_pointers() && (context.xsave[kX87InUse] & 1) != 0) {
+    complete_pointers(context.x87_environment, state.fpu);
+    state.fpu.fip = whole_code_address(state.fpu.fip);
+  }
   if (!cache_.contains(state.fpu.fip)) return;
   // The last x87 instruction ran in the code cache: no address of the host's may be seen in the guest.
   const u32 offset = cache_.offset_of(state.fpu.fip);
@@ -187,6 +192,12 @@ void Runtime::export_fpu() {
   const bool known = mark != store_.marks.end() && mark->offset == offset;
   state.fpu.fip = known ? store_.block(mark->block).rip + mark->rip_offset : 0;
   state.fpu.fdp = 0;
+}
+
+/// The address in the code cache of which `pointer` is the lower half, if there is one.
+u64 Runtime::whole_code_address(u64 pointer) const {
+  const u64 offset = static_cast<u32>(pointer - context_->code_begin);
+  return pointer <= ~u32{0} && offset < context_->code_size ? context_->code_begin + offset : pointer;
 }
 
 ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {

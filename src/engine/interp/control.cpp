@@ -62,8 +62,8 @@ Outcome jmp(Core& core, const Op& op) {
   return core.jump(target, op.insn.operand_size);
 }
 
-// SDM 2A, CALL. As processors do it, the return address is stored before the target is checked; RSP moves
-// after.
+// SDM 2A, CALL. As Intel's processors do it, the return address is stored before the target is checked; AMD's
+// check first. RSP moves after.
 Outcome call(Core& core, const Op& op) {
   const unsigned size = op.insn.operand_size;
   if (is_far(op.insn, 3)) {
@@ -77,6 +77,8 @@ Outcome call(Core& core, const Op& op) {
     target = relative_target(core, op);
   else if (!core.load_zero_extended(op, 0, target))
     return Outcome::kFault;
+  const bool checks_first = core.context.model->vendor() == x86::Vendor::kAmd;
+  if (checks_first && !core.valid_target(truncate(target, size))) return core.raise(Fault::gp());
   const u64 old_rsp = core.state().gpr[kRsp];
   if (!core.push_sized(core.next_rip, size)) return Outcome::kFault;
   const Outcome outcome = core.jump(target, size);

@@ -159,6 +159,39 @@ Outcome clflush(Core& core, const Op& op) {
   return Outcome::kNext;
 }
 
+/// The segment of an operand that the encoding does not show: DS, or the prefix's.
+SegmentRegister implied_segment(const Op& op, bool code64) {
+  SegmentRegister seg = kDs;
+  for (const u8 byte : op.insn.encoding()) {
+    switch (byte) {
+      case 0x64: seg = kFs; break;
+      case 0x65: seg = kGs; break;
+      case 0x26:
+      case 0x2E:
+      case 0x36:
+      case 0x3E:
+        if (!code64) seg = byte == 0x26 ? kEs : byte == 0x2E ? kCs : byte == 0x36 ? kSs : kDs;
+        break;
+      case 0x0F: return seg;
+      default: break;
+    }
+  }
+  return seg;
+}
+
+// APM 3, CLZERO: clears the cache line of the linear address of rAX.
+Outcome clzero(Core& core, const Op& op) {
+  constexpr u64 kLine = 64;
+  const u64 offset = truncate(core.state().gpr[kRax], op.insn.address_size);
+  Gla at;
+  if (!core.address_in(implied_segment(op, core.code64()), offset, 1, cpu::AccessKind::kWrite, at))
+    return Outcome::kFault;
+  at = Gla(at.value() & ~(kLine - 1));
+  for (u64 i = 0; i < kLine; i += sizeof(u64))
+    if (!core.mmu.write(at + i, u64{0})) return core.raise(core.mmu.fault());
+  return Outcome::kNext;
+}
+
 // SDM 2B, MONITOR and MWAIT. MWAIT may end for any reason; vert ends it at once, and CPU models do not offer
 // it.
 Outcome monitor(Core& core, const Op& op) {
@@ -206,6 +239,7 @@ constexpr std::array kRows = {
     HandlerRow VERT_ANY_SIZE(CLFLUSH, clflush),
     HandlerRow VERT_ANY_SIZE(CLFLUSHOPT, clflush),
     HandlerRow VERT_ANY_SIZE(CLWB, clflush),
+    HandlerRow VERT_ANY_SIZE(CLZERO, clzero),
     HandlerRow VERT_ANY_SIZE(CLDEMOTE, nop),
     HandlerRow VERT_ANY_SIZE(MONITOR, monitor),
     HandlerRow VERT_ANY_SIZE(MWAIT, mwait),

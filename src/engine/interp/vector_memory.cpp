@@ -81,6 +81,7 @@ u64 gather_mask(const VectorGather& gather, cpu::FpuState& fpu) {
   if (gather.evex) return fpu.k[gather.mask] & low_bits(gather.count);
   const auto elements = std::span(fpu.zmm[gather.mask]).first(vector_bytes(gather));
   const u64 bits = sign_mask(elements, gather.data_size);
+  if (gather.keeps_mask) return bits & low_bits(gather.count);
   for (std::size_t i = 0; i < elements.size() / gather.data_size; ++i)
     std::memset(&elements[i * gather.data_size], (bits >> i & 1) != 0 ? 0xFF : 0, gather.data_size);
   return bits & low_bits(gather.count);
@@ -115,9 +116,10 @@ MaybeFault GuestAccess::aligned(const VectorMemory& memory, u64 offset, u64 size
   // required before that of the first: #GP where that would give #SS.
   if (fault && !state_.code64()) return fault;
   const bool begins = !fault || x86::is_canonical(address.value(), state_.linear_bits());
+  const bool misplaced = (address.value() & (required_alignment(memory) - 1U)) != 0;
+  if (misplaced && memory.checked_alignment == 16) return x86::Fault::gp();  // as a Zen 4 has it
   if (begins && !meets_checked_alignment(memory, address)) return x86::Fault::ac();
-  if ((address.value() & (memory.alignment - 1U)) != 0) return x86::Fault::gp();
-  return fault;
+  return misplaced ? x86::Fault::gp() : fault;
 }
 
 MaybeFault GuestAccess::aligned_masked(const VectorMemory& memory, u64 offset, u64 active,
@@ -134,6 +136,11 @@ MaybeFault GuestAccess::aligned_masked(const VectorMemory& memory, u64 offset, u
   if (!fault && !meets_checked_alignment(memory, address)) return x86::Fault::ac();
   if ((address.value() & (memory.alignment - 1U)) != 0) return x86::Fault::gp();
   return fault;
+}
+
+unsigned GuestAccess::required_alignment(const VectorMemory& memory) const {
+  constexpr u32 kMisalignedMask = 1U << 17;  // MXCSR.MM
+  return memory.maskable && (state_.fpu.mxcsr & kMisalignedMask) != 0 ? 1 : memory.alignment;
 }
 
 bool GuestAccess::meets_checked_alignment(const VectorMemory& memory, Gla address) const {
@@ -214,6 +221,14 @@ MaybeFault read_operand(const VectorOp& op, u64 offset, const cpu::CpuState& sta
   });
 }
 
+MaybeFault probe_operand(const VectorOp& op, u64 offset, const cpu::CpuState& state, cpu::Mmu& mmu) {
+  const GuestAccess access(state, mmu);
+  Gla address;
+  if (MaybeFault fault = access.aligned(op.memory, offset, op.memory.size, AccessKind::kWrite, address))
+    return fault;
+  return access.probe_write(op.memory.segment, offset, op.memory.size);
+}
+
 MaybeFault write_operand(const VectorOp& op, u64 offset, const cpu::CpuState& state, cpu::Mmu& mmu,
                          std::span<const u8> from) {
   const VectorMemory& memory = op.memory;
@@ -262,7 +277,7 @@ MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size, cpu::CpuS
     std::fill(reg.begin() + from, reg.end(), u8{0});
   };
   auto& data = fpu.zmm[gather.data];
-  if (!gather.evex) clear_above(fpu.zmm[gather.mask], vector_bytes(gather));
+  if (!gather.evex && !gather.keeps_mask) clear_above(fpu.zmm[gather.mask], vector_bytes(gather));
   for (unsigned i = 0; i < gather.count; ++i) {
     if ((mask >> i & 1) != 0) {
       const u64 offset = element_offset(op, fpu, base, address_size, i);

@@ -34,6 +34,7 @@ class GuestAccess {
   [[nodiscard]] cpu::MaybeFault write_at(Gla address, std::span<const u8> from) const;
 
  private:
+  [[nodiscard]] unsigned required_alignment(const VectorMemory& memory) const;
   [[nodiscard]] bool meets_checked_alignment(const VectorMemory& memory, Gla address) const;
 
   const cpu::CpuState& state_;
@@ -45,6 +46,10 @@ class GuestAccess {
                                            cpu::Mmu& mmu, std::span<u8> to);
 [[nodiscard]] cpu::MaybeFault write_operand(const VectorOp& op, u64 offset, const cpu::CpuState& state,
                                             cpu::Mmu& mmu, std::span<const u8> from);
+
+/// The fault of a write of the whole operand.
+[[nodiscard]] cpu::MaybeFault probe_operand(const VectorOp& op, u64 offset, const cpu::CpuState& state,
+                                            cpu::Mmu& mmu);
 
 /// VGATHER and VSCATTER, element by element; those done are gone from the mask when one faults
 /// (SDM 2C, VGATHERDPS). `base` is the offset without the index.

@@ -11,6 +11,7 @@
 
 #include "base/types.hpp"
 #include "engine/interp/vector_stub.hpp"
+#include "x86/cpu_model.hpp"
 #include "x86/insn.hpp"
 
 namespace vert::interp {
@@ -62,6 +63,7 @@ struct VectorMemory {
   bool write = false;
   u8 segment = x86::kDs;
   u8 alignment = 1;          // required: else #GP
+  bool maskable = false;     // but not with MXCSR.MM set (APM 2, 11.5.10)
   u8 checked_alignment = 1;  // what EFLAGS.AC asks for: else #AC
   u16 size = 0;
   MaskShape shape = MaskShape::kWhole;
@@ -74,7 +76,8 @@ struct VectorMemory {
 
 struct VectorGather {
   bool evex = false;
-  u8 data = 0;  // vector registers
+  bool keeps_mask = false;  // elements that a fault leaves to be done keep their bits, as on AMD's processors
+  u8 data = 0;              // vector registers
   u8 index = 0;
   u8 mask = 0;  // k register with EVEX, else vector register
   u8 data_size = 0;
@@ -111,6 +114,7 @@ struct VectorOp {
 }
 
 /// Fills `op` (all but its code) for an instruction of the vector unit. False: it is #UD.
-[[nodiscard]] bool prepare_vector_op(const x86::Insn& insn, x86::CodeSize size, VectorOp& op);
+[[nodiscard]] bool prepare_vector_op(const x86::Insn& insn, x86::CodeSize size, x86::Vendor vendor,
+                                     VectorOp& op);
 
 }  // namespace vert::interp

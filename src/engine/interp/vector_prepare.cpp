@@ -252,7 +252,8 @@ Broadcast broadcast_of(ZydisBroadcastMode mode) {
 
 class Preparer {
  public:
-  Preparer(const x86::Insn& insn, VectorOp& op) : insn_(insn), op_(op) {}
+  Preparer(const x86::Insn& insn, x86::Vendor vendor, VectorOp& op)
+      : insn_(insn), amd_(vendor == x86::Vendor::kAmd), op_(op) {}
 
   [[nodiscard]] bool run(x86::CodeSize size);
 
@@ -280,6 +281,7 @@ class Preparer {
   }
 
   const x86::Insn& insn_;
+  const bool amd_;  // the rules of AMD's processors
   VectorOp& op_;
   ZydisDecodedInstruction decoded_{};
   std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> operands_{};
@@ -439,13 +441,15 @@ u8 Preparer::required_alignment() const {
     default: break;
   }
   const u16 size = op_.memory.size;
+  if (amd_ && insn_.isa_set == ZYDIS_ISA_SET_SHA) return 1;  // as a Zen 4 has it
   const bool legacy = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
   const bool aligned =
       (legacy && size == 16 && !may_be_unaligned(decoded_.mnemonic)) || must_be_aligned(decoded_.mnemonic);
   return aligned ? static_cast<u8>(size) : u8{1};
 }
 
-/// SDM 3A, table 6-7. Vectors of 16 bytes and more are not checked.
+/// SDM 3A, table 6-7. Vectors of 16 bytes and more are not checked by Intel's processors; AMD's check them
+/// for 16 bytes, as they do conversions from and to half precision.
 u8 Preparer::checked_alignment() const {
   const u16 size = op_.memory.size;
   switch (op_.kind) {
@@ -456,9 +460,11 @@ u8 Preparer::checked_alignment() const {
       break;
     default: break;
   }
-  if (decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS)
-    return 1;
   if (size == 10) return 8;
+  if (amd_ && size >= 16) return masked() && memory_->element_size < 32 ? 1 : 16;
+  const bool half =
+      decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS;
+  if (half && !amd_) return 1;
   return size == 2 || size == 4 || size == 8 ? static_cast<u8>(size) : u8{1};
 }
 
@@ -472,6 +478,7 @@ void Preparer::set_memory() {
   memory.size = static_cast<u16>(memory_->size / 8);
   memory.alignment = required_alignment();
   memory.checked_alignment = checked_alignment();
+  memory.maskable = op_.kind == VectorKind::kStub && !must_be_aligned(decoded_.mnemonic);
   set_mask_shape(*memory_);
 }
 
@@ -481,6 +488,7 @@ bool Preparer::set_gather(const ZydisDecodedOperand& vsib) {
   const auto& data = operands_[is_scatter ? decoded_.operand_count_visible - 1U : 0U];
   if (data.type != ZYDIS_OPERAND_TYPE_REGISTER || !is_vector(data.reg.value)) return false;
   gather.evex = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+  gather.keeps_mask = amd_ && !gather.evex;
   const ZydisRegister mask = gather.evex ? decoded_.avx.mask.reg : operands_[2].reg.value;
   if (gather.evex && (mask == ZYDIS_REGISTER_NONE || mask == ZYDIS_REGISTER_K0)) return false;
   gather.data = id_of(data.reg.value);
@@ -547,10 +555,10 @@ bool Preparer::run(x86::CodeSize size) {
 
 }  // namespace
 
-bool prepare_vector_op(const x86::Insn& insn, x86::CodeSize size, VectorOp& op) {
+bool prepare_vector_op(const x86::Insn& insn, x86::CodeSize size, x86::Vendor vendor, VectorOp& op) {
   op = VectorOp{};
   op.key = make_key(insn, size);
-  return Preparer(insn, op).run(size);
+  return Preparer(insn, vendor, op).run(size);
 }
 
 }  // namespace vert::interp

@@ -35,10 +35,22 @@ struct alignas(16) FxImage {
 };
 static_assert(sizeof(FxImage) == 512);
 
+/// What FNSTENV stores in 64-bit mode (SDM 1, figure 8-9).
+struct X87Environment {
+  std::array<u32, 3> control{};
+  u32 fip = 0;
+  u16 fcs = 0;
+  u16 fop = 0;
+  u32 fdp = 0;
+  u32 fds = 0;
+};
+static_assert(sizeof(X87Environment) == 28);
+
 /// What a stub works on besides the vector registers in FpuState.
 struct alignas(64) StubFrame {
   std::array<u8, 64> memory{};
   FxImage fx;
+  X87Environment environment;
   std::array<u64, 3> gpr{};  // RAX, RCX, RDX
   u64 rflags = 0;
   u32 mxcsr = 0;

@@ -88,7 +88,7 @@ void zero_upper(cpu::CpuState& state, std::size_t from) {
   for (std::size_t i = 0; i < count; ++i) std::ranges::fill(std::span(state.fpu.zmm[i]).subspan(from), u8{0});
 }
 
-MaybeFault access_mxcsr(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu) {
+MaybeFault access_mxcsr(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu, u32 mask) {
   std::array<u8, 4> bytes{};
   if (op.memory.write) {
     std::memcpy(bytes.data(), &state.fpu.mxcsr, sizeof state.fpu.mxcsr);
@@ -97,7 +97,7 @@ MaybeFault access_mxcsr(const VectorOp& op, u64 offset, cpu::CpuState& state, cp
   if (MaybeFault fault = read_operand(op, offset, state, mmu, bytes)) return fault;
   u32 value = 0;
   std::memcpy(&value, bytes.data(), sizeof value);
-  if ((value & ~kMxcsrMask) != 0) return Fault::gp();
+  if ((value & ~mask) != 0) return Fault::gp();
   state.fpu.mxcsr = value;
   return {};
 }
@@ -225,7 +225,7 @@ const VectorOp* VectorUnit::prepare(const x86::Insn& insn, x86::CodeSize size) {
   const auto known = by_key_.find(make_key(insn, size));
   if (known != by_key_.end()) return known->second;
   VectorOp fresh;
-  if (!prepare_vector_op(insn, size, fresh)) return nullptr;
+  if (!prepare_vector_op(insn, size, model_->vendor(), fresh)) return nullptr;
   VectorOp& op = new_slot();
   fresh.slot = op.slot;
   op = fresh;
@@ -253,7 +253,7 @@ MaybeFault VectorUnit::execute(const VectorOp& held, const x86::Insn& insn, cpu:
     case VectorKind::kByteMask: return store_bytes(*op, insn, state, mmu);
     case VectorKind::kZeroUpper: zero_upper(state, 16); return {};
     case VectorKind::kZeroAll: zero_upper(state, 0); return {};
-    case VectorKind::kMxcsr: return access_mxcsr(*op, offset, state, mmu);
+    case VectorKind::kMxcsr: return access_mxcsr(*op, offset, state, mmu, model_->mxcsr_mask());
     case VectorKind::kX87Control: return x87_control(*op, insn, offset, state, mmu, *model_);
     case VectorKind::kXsave: return xsave_family(*op, offset, state, mmu, *model_);
     case VectorKind::kPkru: return access_pkru(*op, state, mmu);
@@ -267,7 +267,7 @@ void VectorUnit::load_frame(const StubPlan& plan, const cpu::CpuState& state) {
     frame_.gpr[1] = state.gpr[x86::kRcx];
     frame_.gpr[2] = state.gpr[x86::kRdx];
   }
-  if (plan.mxcsr) frame_.mxcsr = state.fpu.mxcsr & kMxcsrMask;
+  if (plan.mxcsr) frame_.mxcsr = state.fpu.mxcsr & model_->mxcsr_mask();
   if (plan.flags_in) frame_.rflags = (state.rflags & x86::rflags::kArithmetic) | x86::rflags::kFixed1;
   if (!plan.x87) return;
   // FIP, FDP and FOP start as zero: what the host puts there tells whether the instruction sets them.
@@ -295,6 +295,9 @@ MaybeFault VectorUnit::run_stub(const VectorOp& op, u64 offset, const x86::Insn&
     case StubExit::kUndefined: return Fault::ud();
     case StubExit::kFloatingPoint:
       if (!op.plan.mxcsr) return Fault::mf();
+      if (op.memory.write && model_->vendor() == x86::Vendor::kAmd) {
+        if (MaybeFault fault = probe_operand(op, offset, state, mmu)) return fault;
+      }
       state.fpu.mxcsr = frame_.mxcsr;
       if (op.plan.mmx) enter_mmx(state.fpu);  // the transition comes before the operation
       return (state.cr4 & cr4::OSXMMEXCPT) != 0 ? Fault::xm() : Fault::ud();
@@ -303,9 +306,14 @@ MaybeFault VectorUnit::run_stub(const VectorOp& op, u64 offset, const x86::Insn&
     state.fpu.mxcsr = frame_.mxcsr;  // also if the store faults: flags come with the operation
   // An x87 store that raised an unmasked exception other than #P stored nothing (SDM 1, 8.5).
   const bool stored = !op.plan.x87 || (frame_.fx.fsw & ~frame_.fx.fcw & kX87NoStore) == 0;
+  // AMD's processors look whether it could have been stored first.
+  if (op.memory.write && !stored && model_->vendor() == x86::Vendor::kAmd) {
+    if (MaybeFault fault = probe_operand(op, offset, state, mmu)) return fault;
+  }
   if (op.memory.write && stored) {
     if (MaybeFault fault = write_operand(op, offset, state, mmu, frame_.memory)) {
-      if (op.plan.mmx) set_top(state.fpu, 0);  // as processors have it: only the tags come later
+      // As Intel's processors have it: only the tags come later.
+      if (op.plan.mmx && model_->vendor() == x86::Vendor::kIntel) set_top(state.fpu, 0);
       return fault;
     }
   }
@@ -334,9 +342,12 @@ void VectorUnit::store_x87(const VectorOp& op, u64 offset, const x86::Insn& insn
   fpu.st = fx.st;
   const std::size_t opcode = op.plan.opcode_offset;
   const bool selectors = keeps_selectors(*model_);
-  if (fx.fip != 0) set_instruction_pointer(state, selectors);
-  if (fx.fop != 0) fpu.fop = static_cast<u16>((insn.bytes[opcode] & 7) << 8 | insn.modrm);
-  if (fx.fdp != 0) set_data_pointer(state, op.memory.segment, offset, selectors);
+  // FXSAVE of AMD's processors shows the pointers only with an exception pending, FNSTENV always.
+  const X87Environment& environment = frame_.environment;
+  if (fx.fip != 0 || environment.fip != 0) set_instruction_pointer(state, selectors);
+  if (fx.fop != 0 || environment.fop != 0)
+    fpu.fop = static_cast<u16>((insn.bytes[opcode] & 7) << 8 | insn.modrm);
+  if (fx.fdp != 0 || environment.fdp != 0) set_data_pointer(state, op.memory.segment, offset, selectors);
 }
 
 }  // namespace vert::interp

@@ -14,8 +14,6 @@ namespace vert::interp {
 /// Exception bits of FSW and FCW (SDM 1, 8.1.3); those that keep a store from storing.
 inline constexpr u32 kX87Exceptions = 0x3F;
 inline constexpr u32 kX87NoStore = 0x1F;
-/// Bits of MXCSR that exist (SDM 1, 10.2.3).
-inline constexpr u32 kMxcsrMask = 0xFFFF;
 
 [[nodiscard]] inline bool x87_exception_pending(const cpu::FpuState& fpu) {
   return (fpu.fsw & ~fpu.fcw & kX87Exceptions) != 0;

@@ -16,17 +16,18 @@ using cpu::FpuState;
 using cpu::MaybeFault;
 using x86::CpuModel;
 using x86::Fault;
+using x86::XsaveLayout;
 namespace xcr0 = x86::xcr0;
 
 constexpr u32 kInitialMxcsr = 0x1F80;
 constexpr u32 kMxcsrOffset = 24;
 constexpr u32 kStOffset = 32;
 constexpr u32 kXmmOffset = 160;
-constexpr u32 kHeaderOffset = 512;
-constexpr u32 kExtendedOffset = 576;
+constexpr u32 kHeaderOffset = XsaveLayout::kHeader;
+constexpr u32 kExtendedOffset = XsaveLayout::kExtended;
 constexpr u32 kAreaSize = 4096;
-constexpr u64 kCompacted = u64{1} << 63;
-constexpr unsigned kComponents = 10;
+constexpr u64 kCompacted = XsaveLayout::kCompacted;
+constexpr unsigned kComponents = XsaveLayout::kComponents;
 
 using Bytes = std::span<u8>;
 using ConstBytes = std::span<const u8>;
@@ -73,13 +74,18 @@ bool is_slice(unsigned component) {
   return ((xcr0::SSE | xcr0::AVX | xcr0::ZMM_HI256 | xcr0::HI16_ZMM) >> component & 1) != 0;
 }
 
-bool x87_in_use(const FpuState& fpu) {
-  return fpu.fcw != 0x37F || fpu.fsw != 0 || fpu.ftw != 0 || fpu.fop != 0 || fpu.fip != 0 || fpu.fdp != 0 ||
-         fpu.fcs != 0 || fpu.fds != 0 ||
+/// AMD's processors store FOP, FIP and FDP as zeroes unless an unmasked exception is pending (APM 2, 11.5.8).
+bool shows_pointers(const FpuState& fpu, const CpuModel& model) {
+  return model.vendor() != x86::Vendor::kAmd || x87_exception_pending(fpu);
+}
+
+bool x87_in_use(const FpuState& fpu, const CpuModel& model) {
+  const bool pointers = fpu.fop != 0 || fpu.fip != 0 || fpu.fdp != 0 || fpu.fcs != 0 || fpu.fds != 0;
+  return fpu.fcw != 0x37F || fpu.fsw != 0 || fpu.ftw != 0 || (pointers && shows_pointers(fpu, model)) ||
          std::ranges::any_of(fpu.st, [](const auto& st) { return !all_zero(st); });
 }
 
-bool component_in_use(unsigned component, const cpu::CpuState& state) {
+bool component_in_use(unsigned component, const cpu::CpuState& state, const CpuModel& model) {
   const FpuState& fpu = state.fpu;
   if (is_slice(component)) {
     const Slice slice = slice_of(component, state);
@@ -89,17 +95,19 @@ bool component_in_use(unsigned component, const cpu::CpuState& state) {
     return false;
   }
   switch (u64{1} << component) {
-    case xcr0::X87: return x87_in_use(fpu);
+    case xcr0::X87: return x87_in_use(fpu, model);
     case xcr0::OPMASK: return std::ranges::any_of(fpu.k, [](u64 k) { return k != 0; });
     case xcr0::PKRU: return fpu.pkru != 0;
     default: return false;
   }
 }
 
-void put_x87_header(const FpuState& fpu, bool wide, Bytes legacy) {
+void put_x87_header(const FpuState& fpu, bool wide, bool pointers, Bytes legacy) {
   put(legacy, 0, fpu.fcw);
   put(legacy, 2, fpu.fsw);
   put(legacy, 4, u16{fpu.ftw});
+  std::ranges::fill(legacy.subspan(6, kMxcsrOffset - 6), u8{0});
+  if (!pointers) return;
   put(legacy, 6, fpu.fop);
   put(legacy, 8, fpu.fip);
   put(legacy, 16, fpu.fdp);
@@ -116,9 +124,9 @@ void put_st(const FpuState& fpu, Bytes legacy) {
   }
 }
 
-void put_mxcsr(const FpuState& fpu, Bytes legacy) {
+void put_mxcsr(const FpuState& fpu, u32 mask, Bytes legacy) {
   put(legacy, kMxcsrOffset, fpu.mxcsr);
-  put(legacy, kMxcsrOffset + 4, kMxcsrMask);
+  put(legacy, kMxcsrOffset + 4, mask);
 }
 
 /// Processors keep FIP as wide as their linear addresses can be, and sign-extend it; FDP they keep whole.
@@ -179,22 +187,19 @@ std::size_t component_bytes(unsigned component, const cpu::CpuState& state) {
   return slice.count * slice.size;
 }
 
-/// Where each component lies in an area (SDM 1, 13.4.3). Components 0 and 1 are in the legacy region.
+/// Where each component lies in an area whose XCOMP_BV is `format` (SDM 1, 13.4).
 class Layout {
  public:
-  explicit Layout(u64 compacted_components) : compacted_(compacted_components) {}
+  Layout(const XsaveLayout& layout, u64 format) : layout_(layout), format_(format) {}
 
   [[nodiscard]] u32 offset(unsigned component) const {
-    if (component == 1) return kXmmOffset;
-    if ((compacted_ & kCompacted) == 0) return CpuModel::xsave_component(component).offset;
-    u32 offset = kExtendedOffset;
-    for (unsigned i = 2; i < component; ++i)
-      if ((compacted_ >> i & 1) != 0) offset += CpuModel::xsave_component(i).size;
-    return offset;
+    if (component < 2 || (format_ & kCompacted) == 0) return layout_[component].offset;
+    return layout_.compacted_offset(format_, component);
   }
 
  private:
-  u64 compacted_;
+  const XsaveLayout& layout_;
+  u64 format_;
 };
 
 /// The bytes that an instruction writes, gathered first so that no fault leaves half of them.
@@ -225,14 +230,15 @@ class PendingWrites {
 /// One instruction of the family on its operand.
 class XsaveArea {
  public:
-  XsaveArea(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu, bool wide, bool selectors)
+  XsaveArea(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu, bool wide,
+            const CpuModel& model)
       : access_(state, mmu),
         state_(state),
         mmu_(mmu),
         memory_(op.memory),
         base_(offset),
         wide_(wide),
-        selectors_(selectors) {}
+        model_(model) {}
 
   [[nodiscard]] MaybeFault fxsave();
   [[nodiscard]] MaybeFault fxrstor();
@@ -261,15 +267,15 @@ class XsaveArea {
   const VectorMemory& memory_;
   u64 base_;
   bool wide_;
-  bool selectors_;
+  const CpuModel& model_;
 };
 
 MaybeFault XsaveArea::fxsave() {
   if (MaybeFault fault = check_alignment(512, AccessKind::kWrite)) return fault;
   std::array<u8, 512> image{};
-  put_x87_header(state_.fpu, wide_, image);
+  put_x87_header(state_.fpu, wide_, shows_pointers(state_.fpu, model_), image);
   put_st(state_.fpu, image);
-  put_mxcsr(state_.fpu, image);
+  put_mxcsr(state_.fpu, model_.mxcsr_mask(), image);
   std::size_t size = kXmmOffset;
   if ((state_.cr4 & x86::cr4::OSFXSR) != 0) {
     put_component(1, state_, Bytes(image).subspan(kXmmOffset));
@@ -284,17 +290,17 @@ MaybeFault XsaveArea::fxrstor() {
   if (MaybeFault fault = access_.read(memory_.segment, base_, image)) return fault;
   if ((state_.cr4 & x86::cr4::OSFXSR) != 0) {
     const u32 mxcsr = get<u32>(image, kMxcsrOffset);
-    if ((mxcsr & ~kMxcsrMask) != 0) return Fault::gp();
+    if ((mxcsr & ~model_.mxcsr_mask()) != 0) return Fault::gp();
     state_.fpu.mxcsr = mxcsr;
     get_component(1, ConstBytes(image).subspan(kXmmOffset), state_);
   }
-  get_x87(image, selectors_, wide_, state_.fpu);
+  get_x87(image, keeps_selectors(model_), wide_, state_.fpu);
   return {};
 }
 
 void XsaveArea::collect(PendingWrites& writes, unsigned component, const Layout& layout) const {
   if (component == 0) {
-    put_x87_header(state_.fpu, wide_, writes.area());
+    put_x87_header(state_.fpu, wide_, shows_pointers(state_.fpu, model_), writes.area());
     put_st(state_.fpu, writes.area());
     writes.add(0, kMxcsrOffset);
     writes.add(kStOffset, kXmmOffset - kStOffset);
@@ -311,13 +317,13 @@ MaybeFault XsaveArea::save(u64 requested, bool optimized) {
   if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite)) return fault;
   std::array<u8, 8> old{};
   if (MaybeFault fault = access_.read(memory_.segment, base_ + kHeaderOffset, old)) return fault;
-  const u64 used = components_in_use(state_);
+  const u64 used = components_in_use(state_, model_);
   PendingWrites writes;
-  const Layout layout(0);
+  const Layout layout(model_.xsave_layout(), 0);
   for (unsigned i = 0; i < kComponents; ++i)
     if ((requested >> i & 1) != 0 && (!optimized || (used >> i & 1) != 0)) collect(writes, i, layout);
   if ((requested & (xcr0::SSE | xcr0::AVX)) != 0) {
-    put_mxcsr(state_.fpu, writes.area());
+    put_mxcsr(state_.fpu, model_.mxcsr_mask(), writes.area());
     writes.add(kMxcsrOffset, 8);
   }
   put(writes.area(), kHeaderOffset, (get<u64>(old, 0) & ~requested) | (used & requested));
@@ -327,14 +333,14 @@ MaybeFault XsaveArea::save(u64 requested, bool optimized) {
 
 MaybeFault XsaveArea::save_compacted(u64 requested) {
   if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite)) return fault;
-  u64 used = components_in_use(state_) & requested;
+  u64 used = components_in_use(state_, model_) & requested;
   if (state_.fpu.mxcsr != kInitialMxcsr) used |= requested & xcr0::SSE;
   PendingWrites writes;
-  const Layout layout(requested | kCompacted);
+  const Layout layout(model_.xsave_layout(), requested | kCompacted);
   for (unsigned i = 0; i < kComponents; ++i)
     if ((used >> i & 1) != 0) collect(writes, i, layout);
   if ((used & xcr0::SSE) != 0) {
-    put_mxcsr(state_.fpu, writes.area());
+    put_mxcsr(state_.fpu, model_.mxcsr_mask(), writes.area());
     writes.add(kMxcsrOffset, 8);
   }
   put(writes.area(), kHeaderOffset, used);
@@ -366,7 +372,7 @@ MaybeFault XsaveArea::restore_mxcsr(ConstBytes legacy, u64 requested, u64 saved,
     return {};
   }
   const u32 mxcsr = get<u32>(legacy, kMxcsrOffset);
-  if ((mxcsr & ~kMxcsrMask) != 0) return Fault::gp();
+  if ((mxcsr & ~model_.mxcsr_mask()) != 0) return Fault::gp();
   fpu.mxcsr = mxcsr;
   return {};
 }
@@ -383,13 +389,13 @@ MaybeFault XsaveArea::restore(u64 requested, u64 allowed, bool supervisor, bool 
   cpu::CpuState after = state_;
   if (MaybeFault fault = restore_mxcsr(legacy, requested, saved, (format & kCompacted) != 0, after.fpu))
     return fault;
-  const Layout layout(format);
+  const Layout layout(model_.xsave_layout(), format);
   static constexpr std::array<u8, 1024> kZeroes{};
   for (unsigned i = 0; i < kComponents; ++i) {
     if ((requested >> i & 1) == 0) continue;
     const bool load = (saved >> i & 1) != 0;
     if (i == 0) {
-      load ? get_x87(legacy, selectors_, wide_, after.fpu) : x87_init(after.fpu);
+      load ? get_x87(legacy, keeps_selectors(model_), wide_, after.fpu) : x87_init(after.fpu);
       if (!load) after.fpu.st = {};
       continue;
     }
@@ -419,7 +425,7 @@ u64 edx_eax(const cpu::CpuState& state) {
 MaybeFault xgetbv(cpu::CpuState& state, const CpuModel& model) {
   const auto index = static_cast<u32>(state.gpr[x86::kRcx]);
   if (index > 1 || (index == 1 && !model.has(x86::Feature::XGETBV1))) return Fault::gp();
-  set_edx_eax(state, index == 0 ? state.xcr0 : state.xcr0 & components_in_use(state));
+  set_edx_eax(state, index == 0 ? state.xcr0 : state.xcr0 & components_in_use(state, model));
   return {};
 }
 
@@ -446,10 +452,10 @@ bool is_wide(ZydisMnemonic mnemonic) {
 
 }  // namespace
 
-u64 components_in_use(const cpu::CpuState& state) {
+u64 components_in_use(const cpu::CpuState& state, const CpuModel& model) {
   u64 used = 0;
   for (unsigned i = 0; i < kComponents; ++i)
-    if (component_in_use(i, state)) used |= u64{1} << i;
+    if (component_in_use(i, state, model)) used |= u64{1} << i;
   return used;
 }
 
@@ -462,7 +468,7 @@ bool valid_xcr0(u64 value, u64 allowed) {
 
 MaybeFault xsave_family(const VectorOp& op, u64 offset, cpu::CpuState& state, cpu::Mmu& mmu,
                         const CpuModel& model) {
-  XsaveArea area(op, offset, state, mmu, is_wide(op.mnemonic), keeps_selectors(model));
+  XsaveArea area(op, offset, state, mmu, is_wide(op.mnemonic), model);
   const u64 user = edx_eax(state) & state.xcr0;
   const u64 everything = state.xcr0 | state.msr.xss;
   switch (op.mnemonic) {

@@ -15,7 +15,7 @@ namespace vert::interp {
                                            cpu::Mmu& mmu, const x86::CpuModel& model);
 
 /// XINUSE: the components that are not in their initial configuration (SDM 1, 13.6).
-[[nodiscard]] u64 components_in_use(const cpu::CpuState& state);
+[[nodiscard]] u64 components_in_use(const cpu::CpuState& state, const x86::CpuModel& model);
 
 /// True if XCR0 may take `value` (SDM 2D, XSETBV) given the bits that the CPU model allows.
 [[nodiscard]] bool valid_xcr0(u64 value, u64 allowed);

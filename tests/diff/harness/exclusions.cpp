@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "x86/cpu_model.hpp"
+
 namespace vert::diff {
 
 namespace {
@@ -116,9 +118,60 @@ bool is_hidden(const ZydisDecodedInstruction& insn) {
   return false;
 }
 
+constexpr std::string_view kNotInModel = "the guest's CPU model does not offer it, but the host may run it";
+
+bool in_model(const ZydisDecodedInstruction& decoded) {
+  static const x86::CpuModel kHost = x86::CpuModel::make("host").value();
+  x86::Insn insn;
+  insn.mnemonic = decoded.mnemonic;
+  insn.isa_set = decoded.meta.isa_set;
+  insn.modrm = static_cast<u8>(decoded.raw.modrm.mod << 6);
+  return kHost.allows(insn);
+}
+
 constexpr u8 kLinuxSyscallVector = 0x80;
 
 bool is_16_bit(const Decoded& decoded) { return decoded.operands[0].size == 16; }
+
+bool host_is_amd() {
+  static const bool kAmd = x86::host_vendor() == x86::Vendor::kAmd;
+  return kAmd;
+}
+
+bool is_loop(const ZydisDecodedInstruction& insn) {
+  return insn.mnemonic == ZYDIS_MNEMONIC_LOOP || insn.mnemonic == ZYDIS_MNEMONIC_LOOPE ||
+         insn.mnemonic == ZYDIS_MNEMONIC_LOOPNE;
+}
+
+bool has_repeat_prefix(const ZydisDecodedInstruction& insn) {
+  return std::any_of(std::begin(insn.raw.prefixes), std::begin(insn.raw.prefixes) + insn.raw.prefix_count,
+                     [](const auto& prefix) { return prefix.value == 0xF2 || prefix.value == 0xF3; });
+}
+
+/// Encodings that AMD's processors take for something else than Intel's, and vert (so far) as Intel's.
+std::optional<std::string_view> excluded_on_amd(const ZydisDecodedInstruction& insn) {
+  const bool narrow = (insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
+  switch (insn.meta.category) {
+    case ZYDIS_CATEGORY_COND_BR:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+      if (narrow) return "with the prefix 66, AMD's near branches go to 16-bit addresses (APM 3, 1.2.1)";
+      if (insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+        return "AMD's far branches ignore REX.W, and read their stack before they check selectors";
+      break;
+    default: break;
+  }
+  if (insn.mnemonic == ZYDIS_MNEMONIC_PAUSE && (insn.raw.rex.B & 1) != 0)
+    return "AMD's processors exchange R8 and RAX";
+  if (insn.meta.category == ZYDIS_CATEGORY_STRINGOP && insn.address_width == 32)
+    return "with a count of 0 in ECX, AMD's processors leave the registers alone";
+  if (insn.mnemonic == ZYDIS_MNEMONIC_FNSTENV || insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE)
+    return "AMD's processors lose the x87 pointers when a kernel saves the state (APM 2, 11.5.8)";
+  if (is_loop(insn) && has_repeat_prefix(insn)) return "AMD's processors look at F2 and F3";
+  if (insn.mnemonic == ZYDIS_MNEMONIC_INT1) return "hypervisors on AMD's processors report another RIP";
+  return std::nullopt;
+}
 
 }  // namespace
 
@@ -129,6 +182,10 @@ std::optional<std::string_view> excluded(const Decoded& decoded) {
   const auto found = std::ranges::find(kExclusions, mnemonic, &Exclusion::mnemonic);
   if (found != kExclusions.end()) return found->reason;
   if (is_hidden(decoded.insn)) return kHidden;
+  if (!in_model(decoded.insn)) return kNotInModel;
+  if (host_is_amd()) {
+    if (const auto reason = excluded_on_amd(decoded.insn)) return reason;
+  }
   switch (mnemonic) {
     case ZYDIS_MNEMONIC_INT:
       if (decoded.operands[0].imm.value.u == kLinuxSyscallVector) return kKernel;
@@ -157,6 +214,11 @@ std::optional<std::string_view> excluded_undefined(std::span<const u8> bytes) {
     return std::ranges::find(kPrefixes, byte) != kPrefixes.end() || (byte & 0xF0) == 0x40;
   };
   while (!bytes.empty() && is_prefix(bytes.front())) bytes = bytes.subspan(1);
+  const bool mpx = bytes.size() > 1 && bytes[0] == 0x0F && (bytes[1] == 0x1A || bytes[1] == 0x1B);
+  if (host_is_amd() && mpx) return "MPX is a hint to AMD's processors in every form";
+  constexpr u8 kVex2 = 0xC5, kVex3 = 0xC4, kEvex = 0x62;
+  if (host_is_amd() && !bytes.empty() && (bytes[0] == kVex2 || bytes[0] == kVex3 || bytes[0] == kEvex))
+    return "AMD's processors ignore some reserved bits of VEX and EVEX";
   if (bytes.size() >= kVmcall.size() && std::ranges::equal(bytes.first(kVmcall.size()), kVmcall))
     return kHypervisor;
   return std::nullopt;

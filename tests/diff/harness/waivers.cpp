@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "diff/harness/decoder.hpp"
+#include "x86/cpu_model.hpp"
 #include "x86/exception.hpp"
 
 namespace vert::diff {
@@ -12,10 +13,48 @@ namespace {
 
 constexpr u64 kLow32 = 0xFFFF'FFFF;
 
+bool host_is_amd() {
+  static const bool kAmd = x86::host_vendor() == x86::Vendor::kAmd;
+  return kAmd;
+}
+
 std::optional<Decoded> faulting_instruction(const Input& input, const Output& output) {
   const u64 offset = output.registers.rip - kCodeBase;
   if (offset >= kCodeSize) return std::nullopt;
   return decode(std::span(input.code).subspan(offset));
+}
+
+/// Both fault in memory: which byte of it is at fault does not matter.
+void waive_memory_fault(const Output& native, Output& guest) {
+  const auto of_memory = [](u32 vector) {
+    return vector == x86::kGP || vector == x86::kSS || vector == x86::kPF || vector == x86::kAC;
+  };
+  if (!of_memory(native.vector) || !of_memory(guest.vector)) return;
+  guest.vector = native.vector;
+  guest.error_code = native.error_code;
+  guest.cr2 = native.cr2;
+}
+
+bool compares(const Decoded& decoded) {
+  switch (decoded.insn.mnemonic) {
+    case ZYDIS_MNEMONIC_CMPSB:
+    case ZYDIS_MNEMONIC_CMPSW:
+    case ZYDIS_MNEMONIC_CMPSD:
+    case ZYDIS_MNEMONIC_CMPSQ:
+    case ZYDIS_MNEMONIC_SCASB:
+    case ZYDIS_MNEMONIC_SCASW:
+    case ZYDIS_MNEMONIC_SCASD:
+    case ZYDIS_MNEMONIC_SCASQ: return true;
+    default: return false;
+  }
+}
+
+/// A CMPS or SCAS that faults: AMD's processors may read the second operand first, and have the flags of an
+/// iteration that they had begun.
+void waive_comparison(const Output& native, Output& guest) {
+  waive_memory_fault(native, guest);
+  const u64 arithmetic = x86::rflags::kArithmetic;
+  guest.registers.rflags = (guest.registers.rflags & ~arithmetic) | (native.registers.rflags & arithmetic);
 }
 
 /// A string instruction with 32-bit addresses: processors zero-extend its registers before it faults.
@@ -60,15 +99,7 @@ void waive_masked_store(const Decoded& decoded, Output& native, Output& guest) {
 
 /// XRSTOR may read its header and area in any order, before or after it checks their alignment: which fault
 /// comes, and which byte is in CR2, follows no rule of the manual (SDM 2D, XRSTOR).
-void waive_xsave(Output& native, Output& guest) {
-  const auto of_memory = [](u32 vector) {
-    return vector == x86::kGP || vector == x86::kSS || vector == x86::kPF || vector == x86::kAC;
-  };
-  if (!of_memory(native.vector) || !of_memory(guest.vector)) return;
-  guest.vector = native.vector;
-  guest.error_code = native.error_code;
-  guest.cr2 = native.cr2;
-}
+void waive_xsave(const Output& native, Output& guest) { waive_memory_fault(native, guest); }
 
 constexpr u64 kArithmetic = x86::rflags::kArithmetic;
 
@@ -183,12 +214,47 @@ void waive_dead_flags(const Input& input, const Decoded& decoded, const Output& 
   guest.registers.rflags = (guest.registers.rflags & ~dead) | (native.registers.rflags & dead);
 }
 
-/// The pointer is given as 0; of the opcode, the bits of ModRM that name the operand are another's.
+/// The pointer is given as 0; of the opcode, the bits of ModRM that name the operand are another's. On AMD's
+/// processors a signal of the translator's own loses all of them.
 void waive_x87_pointers(Output& native, Output& guest) {
   constexpr u16 kOperandBits = 0xC7;
   cpu::FpuState& fpu = guest.registers.fpu;
+  if (host_is_amd() && fpu.fip == 0) {
+    fpu.fip = native.registers.fpu.fip;
+    fpu.fop = native.registers.fpu.fop;
+  }
   if (fpu.fdp == 0) fpu.fdp = native.registers.fpu.fdp;
   fpu.fop = static_cast<u16>((fpu.fop & ~kOperandBits) | (native.registers.fpu.fop & kOperandBits));
+}
+
+/// AMD's XSAVE, by which the host's state comes here, shows the pointers only with an exception pending.
+void waive_hidden_pointers(const Output& native, Output& guest) {
+  const cpu::FpuState& shown = native.registers.fpu;
+  if (!host_is_amd() || (shown.fsw & ~shown.fcw & 0x3F) != 0) return;
+  cpu::FpuState& fpu = guest.registers.fpu;
+  fpu.fop = shown.fop;
+  fpu.fip = shown.fip;
+  fpu.fdp = shown.fdp;
+}
+
+/// The translator stores a call's return address before it looks whether the target is canonical, as Intel's
+/// processors do; AMD's look first.
+void waive_return_address(const Decoded& decoded, const Output& native, Output& guest) {
+  if (decoded.insn.meta.category != ZYDIS_CATEGORY_CALL || native.vector != x86::kGP) return;
+  const u64 slot = native.registers.gpr[x86::kRsp] - sizeof(u64);
+  for (std::size_t i = 0; i < kWritablePages.size(); ++i) {
+    const u64 at = slot - kWritablePages[i];
+    if (at > kPageSize - sizeof(u64)) continue;
+    std::memcpy(guest.data[i].data() + at, native.data[i].data() + at, sizeof(u64));
+  }
+}
+
+/// AMD's processors want an address to be canonical before FS's or GS's base is added, too.
+void waive_based_address(const Decoded& decoded, const Output& native, Output& guest) {
+  const auto* memory = decoded.explicit_memory();
+  const bool based = memory != nullptr &&
+                     (memory->mem.segment == ZYDIS_REGISTER_FS || memory->mem.segment == ZYDIS_REGISTER_GS);
+  if (based && native.vector == x86::kGP && guest.vector != x86::kBP) waive_memory_fault(native, guest);
 }
 
 /// What instructions of the processor itself may differ in.
@@ -215,6 +281,7 @@ void waive_processor(const Decoded& decoded, Output& native, Output& guest) {
   switch (decoded.insn.meta.category) {
     case ZYDIS_CATEGORY_STRINGOP:
       if (decoded.insn.address_width == 32) waive_string(native, guest);
+      if (host_is_amd() && compares(decoded)) waive_comparison(native, guest);
       break;
     case ZYDIS_CATEGORY_XSAVE: waive_xsave(native, guest); break;
     default: break;
@@ -225,16 +292,19 @@ void waive_processor(const Decoded& decoded, Output& native, Output& guest) {
 
 Tolerance tolerance_of(std::string_view engine) {
   const bool translates = engine.find("bt") != std::string_view::npos;
-  return {.dead_flags = translates, .x87_pointers = translates};
+  return {.dead_flags = translates, .x87_pointers = translates, .early_push = translates};
 }
 
 void waive(const Input& input, const Tolerance& tolerance, Output& native, Output& guest) {
+  waive_hidden_pointers(native, guest);
   if (tolerance.x87_pointers) waive_x87_pointers(native, guest);
   if (native.vector == x86::kBP) return;
   const auto decoded = faulting_instruction(input, native);
   if (!decoded || waive_masked_move(*decoded, native, guest)) return;
   if (native.registers.rip != guest.registers.rip) return;
   waive_processor(*decoded, native, guest);
+  if (host_is_amd()) waive_based_address(*decoded, native, guest);
+  if (tolerance.early_push) waive_return_address(*decoded, native, guest);
   if (tolerance.dead_flags) waive_dead_flags(input, *decoded, native, guest);
 }
 

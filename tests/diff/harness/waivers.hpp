@@ -16,6 +16,8 @@ struct Tolerance {
   /// The x87 data pointer and opcode of instructions that ran elsewhere than the guest believes: the host's
   /// registers hold the address and the encoding of what ran in their place.
   bool x87_pointers = false;
+  /// A call to an address that is not canonical stores its return address, on AMD's hosts too.
+  bool early_push = false;
 };
 [[nodiscard]] Tolerance tolerance_of(std::string_view engine);
 

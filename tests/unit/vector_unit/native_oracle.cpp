@@ -10,20 +10,22 @@
 
 #include <xbyak/xbyak.h>
 
-#include "x86/cpu_model.hpp"
+#include "x86/xsave_layout.hpp"
 
 namespace vert::test {
 
 namespace {
 
-constexpr std::size_t kCodeSize = 0x4000;
+constexpr std::size_t kCodeSize = 0x6000;
 constexpr std::size_t kInstructionOffset = 0x800;
 constexpr std::size_t kAfterOffset = 0x1000;
 constexpr std::size_t kDataOffset = 0x2000;
 constexpr u64 kComponents = 0xE7;
+constexpr std::size_t kAreaSize = 4096;
 
 struct Data {
-  alignas(64) std::array<u8, 2688> area;
+  alignas(64) std::array<u8, kAreaSize> area;
+  std::array<u32, 7> environment;  // as FNSTENV stores it (SDM 1, figure 8-9)
   std::array<u64, 16> gpr;
   u64 rflags;
   u64 host_rsp;
@@ -65,6 +67,7 @@ class Writer : public Xbyak::CodeGenerator {
     pop(qword[at(&data_->rflags)]);
     components();
     xsave64(ptr[at(&data_->area)]);
+    fnstenv(ptr[rip + static_cast<void*>(&data_->environment)]);
     fninit();
     push(0x1F80);
     ldmxcsr(ptr[rsp]);
@@ -78,7 +81,7 @@ class Writer : public Xbyak::CodeGenerator {
 
  private:
   Xbyak::RegRip at(u64* p) { return rip + static_cast<void*>(p); }
-  Xbyak::RegRip at(std::array<u8, 2688>* p) { return rip + static_cast<void*>(p); }
+  Xbyak::RegRip at(std::array<u8, kAreaSize>* p) { return rip + static_cast<void*>(p); }
   void components() {
     mov(eax, static_cast<u32>(kComponents));
     xor_(edx, edx);
@@ -97,7 +100,11 @@ T take(const u8* from, std::size_t at) {
   return value;
 }
 
-using x86::CpuModel;
+/// Where the host's XSAVE puts a component.
+std::size_t offset_of(unsigned component) {
+  static const x86::XsaveLayout kHost = x86::XsaveLayout::of_host();
+  return kHost[component].offset;
+}
 
 /// So that the processor knows what is in its initial configuration, as XINUSE.
 u64 components_in_use(const cpu::FpuState& fpu) {
@@ -116,7 +123,7 @@ u64 components_in_use(const cpu::FpuState& fpu) {
 }
 
 void to_area(const cpu::FpuState& fpu, u8* area) {
-  std::memset(area, 0, 2688);
+  std::memset(area, 0, kAreaSize);
   std::memcpy(area, &fpu.fcw, 2);
   std::memcpy(area + 2, &fpu.fsw, 2);
   area[4] = fpu.ftw;
@@ -127,13 +134,32 @@ void to_area(const cpu::FpuState& fpu, u8* area) {
   for (std::size_t i = 0; i < 8; ++i) std::memcpy(area + 32 + 16 * i, fpu.st[i].data(), 16);
   for (std::size_t i = 0; i < 16; ++i) {
     std::memcpy(area + 160 + 16 * i, fpu.zmm[i].data(), 16);
-    std::memcpy(area + CpuModel::xsave_component(2).offset + 16 * i, fpu.zmm[i].data() + 16, 16);
-    std::memcpy(area + CpuModel::xsave_component(6).offset + 32 * i, fpu.zmm[i].data() + 32, 32);
-    std::memcpy(area + CpuModel::xsave_component(7).offset + 64 * i, fpu.zmm[16 + i].data(), 64);
+    std::memcpy(area + offset_of(2) + 16 * i, fpu.zmm[i].data() + 16, 16);
+    std::memcpy(area + offset_of(6) + 32 * i, fpu.zmm[i].data() + 32, 32);
+    std::memcpy(area + offset_of(7) + 64 * i, fpu.zmm[16 + i].data(), 64);
   }
-  std::memcpy(area + CpuModel::xsave_component(5).offset, fpu.k.data(), 64);
+  std::memcpy(area + offset_of(5), fpu.k.data(), 64);
   const u64 used = components_in_use(fpu);
   std::memcpy(area + 512, &used, 8);
+}
+
+/// The address with this lower half: one of the candidates, if that can be.
+u64 completed(u32 low, std::initializer_list<u64> candidates) {
+  for (const u64 candidate : candidates)
+    if (static_cast<u32>(candidate) == low) return candidate;
+  return low;
+}
+
+/// AMD's XSAVE shows the pointers only with an exception pending (APM 2, 11.5.8), FNSTENV their lower halves
+/// always. `before` is what they were, `data` the page of the instruction's operand.
+void complete_pointers(const std::array<u32, 7>& environment, const cpu::FpuState& before, u64 data,
+                       cpu::FpuState& fpu) {
+  if (fpu.fip != 0 || fpu.fdp != 0 || fpu.fop != 0) return;
+  fpu.fop = static_cast<u16>(environment[4] >> 16 & 0x7FF);
+  fpu.fip = completed(environment[3], {before.fip, instruction_at});
+  const u64 near = (data & ~u64{0xFFFF'FFFF}) | environment[5];
+  const bool in_page = near - data < 2 * kPageSize;
+  fpu.fdp = completed(environment[5], {before.fdp, in_page ? near : before.fdp});
 }
 
 void from_area(const u8* area, cpu::FpuState& fpu) {
@@ -147,11 +173,11 @@ void from_area(const u8* area, cpu::FpuState& fpu) {
   for (std::size_t i = 0; i < 8; ++i) std::memcpy(fpu.st[i].data(), area + 32 + 16 * i, 16);
   for (std::size_t i = 0; i < 16; ++i) {
     std::memcpy(fpu.zmm[i].data(), area + 160 + 16 * i, 16);
-    std::memcpy(fpu.zmm[i].data() + 16, area + CpuModel::xsave_component(2).offset + 16 * i, 16);
-    std::memcpy(fpu.zmm[i].data() + 32, area + CpuModel::xsave_component(6).offset + 32 * i, 32);
-    std::memcpy(fpu.zmm[16 + i].data(), area + CpuModel::xsave_component(7).offset + 64 * i, 64);
+    std::memcpy(fpu.zmm[i].data() + 16, area + offset_of(2) + 16 * i, 16);
+    std::memcpy(fpu.zmm[i].data() + 32, area + offset_of(6) + 32 * i, 32);
+    std::memcpy(fpu.zmm[16 + i].data(), area + offset_of(7) + 64 * i, 64);
   }
-  std::memcpy(fpu.k.data(), area + CpuModel::xsave_component(5).offset, 64);
+  std::memcpy(fpu.k.data(), area + offset_of(5), 64);
 }
 
 }  // namespace
@@ -194,7 +220,8 @@ NativeOutcome NativeOracle::run(std::span<const u8> instruction, cpu::CpuState& 
   Xbyak::CodeGenerator jump(16, at + instruction.size());
   jump.jmp(code_ + kAfterOffset);
   auto* data = reinterpret_cast<Data*>(code_ + kDataOffset);
-  to_area(state.fpu, data->area.data());
+  const cpu::FpuState before = state.fpu;
+  to_area(before, data->area.data());
   std::memcpy(data->gpr.data(), state.gpr.data(), sizeof data->gpr);
   data->rflags = (state.rflags & x86::rflags::kArithmetic) | 0x202;
   outcome = {};
@@ -204,6 +231,7 @@ NativeOutcome NativeOracle::run(std::span<const u8> instruction, cpu::CpuState& 
   std::memcpy(state.gpr.data(), data->gpr.data(), sizeof data->gpr);
   state.rflags = (state.rflags & ~x86::rflags::kArithmetic) | (data->rflags & x86::rflags::kArithmetic);
   from_area(data->area.data(), state.fpu);
+  complete_pointers(data->environment, before, reinterpret_cast<u64>(page_), state.fpu);
   return outcome;
 }
 

@@ -8,8 +8,18 @@
 #include <span>
 
 #include "cpu/cpu_state.hpp"
+#include "x86/cpu_model.hpp"
 
 namespace vert::test {
+
+/// Whether what the guest has of a pointer or an opcode may be what the host had. AMD's processors lose them
+/// when the kernel saves and restores the state meanwhile, unless an exception is pending; and of what their
+/// XSAVE does not show, only the lower half is known.
+[[nodiscard]] inline bool same_pointer(u64 native, u64 guest) {
+  static const bool kAmd = x86::host_vendor() == x86::Vendor::kAmd;
+  if (kAmd && (native == 0 || native == (guest & 0xFFFF'FFFF))) return true;
+  return native == guest;
+}
 
 struct NativeOutcome {
   int signal = 0;  // 0: completed

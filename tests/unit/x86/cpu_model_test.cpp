@@ -276,18 +276,5 @@ TEST(CpuModel, RefusesUnknownNames) {
   EXPECT_NE(CpuModel::make("pentium").error().message.find("x86-64-v3"), std::string::npos);
 }
 
-TEST(CpuModel, XsaveLayout) {
-  EXPECT_EQ(CpuModel::xsave_component(2).offset, 576U);
-  EXPECT_EQ(CpuModel::xsave_component(9).offset, 2688U);
-  EXPECT_EQ(CpuModel::xsave_component(3).size, 0U);
-  EXPECT_EQ(CpuModel::xsave_component(200).size, 0U);
-  EXPECT_EQ(CpuModel::xsave_size(3, false), 576U);
-  EXPECT_EQ(CpuModel::xsave_size(7, false), 832U);
-  EXPECT_EQ(CpuModel::xsave_size(0xE7, false), 2688U);
-  EXPECT_EQ(CpuModel::xsave_size(0x2E7, false), 2696U);
-  EXPECT_EQ(CpuModel::xsave_size(0xE7, true), 576U + 256 + 64 + 512 + 1024);
-  EXPECT_EQ(CpuModel::xsave_size(0x204, true), 576U + 256 + 8);
-}
-
 }  // namespace
 }  // namespace vert::test
