@@ -285,6 +285,11 @@ Vendor host_vendor() {
   return begin == kAuth || begin == kHygo ? Vendor::kAmd : Vendor::kIntel;
 }
 
+u32 host_mxcsr_mask() {
+  static const u32 kMask = mxcsr_mask_with(host_has(MISALIGNSSE));
+  return kMask;
+}
+
 std::span<const std::string_view> CpuModel::names() { return kNames; }
 
 Result<CpuModel> CpuModel::make(std::string_view name) {

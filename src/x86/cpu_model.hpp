@@ -44,6 +44,10 @@ struct CpuidInput {
 enum class Vendor : u8 { kIntel, kAmd };
 /// kAmd for Hygon's processors, too.
 [[nodiscard]] Vendor host_vendor();
+/// As CpuModel::mxcsr_mask().
+[[nodiscard]] u32 host_mxcsr_mask();
+
+[[nodiscard]] constexpr u32 mxcsr_mask_with(bool misaligned) { return misaligned ? 0x2FFFF : 0xFFFF; }
 
 class CpuModel {
  public:
@@ -83,7 +87,7 @@ class CpuModel {
   /// Named models have one layout everywhere, so that guests can move; "host" has this host's.
   [[nodiscard]] const XsaveLayout& xsave_layout() const { return xsave_layout_; }
   /// MXCSR's bits that may be set (SDM 1, 11.6.6; APM 2, 11.5.10).
-  [[nodiscard]] u32 mxcsr_mask() const { return has(Feature::MISALIGNSSE) ? 0x2FFFF : 0xFFFF; }
+  [[nodiscard]] u32 mxcsr_mask() const { return mxcsr_mask_with(has(Feature::MISALIGNSSE)); }
   /// Whose rules hold where the vendors' processors differ. Intel's for named models.
   [[nodiscard]] Vendor vendor() const { return vendor_; }
 

@@ -47,6 +47,7 @@ bool is_special(ZydisMnemonic mnemonic) {
     case ZYDIS_MNEMONIC_ENTER:
     case ZYDIS_MNEMONIC_MONITOR:
     case ZYDIS_MNEMONIC_MWAIT:
+    case ZYDIS_MNEMONIC_CLZERO:
     case ZYDIS_MNEMONIC_CLFLUSH:
     case ZYDIS_MNEMONIC_UD0:
     case ZYDIS_MNEMONIC_UD1:
@@ -72,6 +73,10 @@ bool is_special(ZydisMnemonic mnemonic) {
     case ZYDIS_MNEMONIC_INTO: return true;
     default: return false;
   }
+}
+
+bool loads_mxcsr(ZydisMnemonic mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_LDMXCSR || mnemonic == ZYDIS_MNEMONIC_VLDMXCSR;
 }
 
 constexpr u64 kMaxOperand = 64;
@@ -466,6 +471,8 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   if (guest.insn.mnemonic != decoded_as || !model.allows(guest.insn)) return;
   guest.form = classify(guest, mode, plain);
   if (guest.form == Form::kSaveState || guest.form == Form::kLoadState) guest.fpu |= fpu::kAvx;
+  if (loads_mxcsr(guest.insn.mnemonic) && model.mxcsr_mask() != host_mxcsr_mask())
+    guest.form = Form::kInterpret;
   if ((guest.fpu & ~mode.fpu) != 0) guest.form = Form::kInterpret;
   // Everything that leaves for the interpreter, or may, needs its flags.
   if (!keeps_to_itself(guest.form)) {

@@ -461,7 +461,7 @@ u8 Preparer::checked_alignment() const {
     default: break;
   }
   if (size == 10) return 8;
-  if (amd_ && size >= 16) return masked() && memory_->element_size < 32 ? 1 : 16;
+  if (amd_ && size >= 16) return 16;
   const bool half =
       decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH || decoded_.mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS;
   if (half && !amd_) return 1;
