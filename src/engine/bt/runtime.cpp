@@ -191,6 +191,7 @@ void Runtime::export_fpu() {
   const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
   const bool known = mark != store_.marks.end() && mark->offset == offset;
   state.fpu.fip = known ? store_.block(mark->block).rip + mark->rip_offset : 0;
+  state.fpu.fcs = vcpu_.model->has(Feature::ZERO_FCS_FDS) ? u16{0} : state.seg(kCs).selector;
   state.fpu.fdp = 0;
 }
 

@@ -138,6 +138,12 @@ bool must_be_aligned(ZydisMnemonic mnemonic) {
   }
 }
 
+/// What only the 8087 and the 80287 looked at.
+bool is_8087_control(ZydisMnemonic mnemonic) {
+  return mnemonic == ZYDIS_MNEMONIC_FENI8087_NOP || mnemonic == ZYDIS_MNEMONIC_FDISI8087_NOP ||
+         mnemonic == ZYDIS_MNEMONIC_FSETPM287_NOP;
+}
+
 bool is_packed(ZydisMnemonic mnemonic) {
   switch (mnemonic) {
     case ZYDIS_MNEMONIC_VCOMPRESSPS:
@@ -398,6 +404,7 @@ bool Preparer::set_registers() {
   plan.legacy = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
   plan.x87 = has_x87_ || has_mmx_;
   plan.mmx = has_mmx_;
+  plan.control = is_8087_control(decoded_.mnemonic);
   plan.mxcsr = !has_x87_ && !is_integer_category(decoded_.meta.category);
   if (decoded_.mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTD || decoded_.mnemonic == ZYDIS_MNEMONIC_VP2INTERSECTQ)
     return false;  // writes a pair of mask registers; no CPU model has it

@@ -107,7 +107,6 @@ void StubWriter::store(const StubPlan& plan) {
   }
   if (plan.x87) {
     fxsave_image();
-    fnstenv(field(offsetof(StubFrame, environment)));
     fninit();
   }
   if (!plan.legacy) vzeroupper();

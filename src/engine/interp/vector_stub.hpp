@@ -35,22 +35,10 @@ struct alignas(16) FxImage {
 };
 static_assert(sizeof(FxImage) == 512);
 
-/// What FNSTENV stores in 64-bit mode (SDM 1, figure 8-9).
-struct X87Environment {
-  std::array<u32, 3> control{};
-  u32 fip = 0;
-  u16 fcs = 0;
-  u16 fop = 0;
-  u32 fdp = 0;
-  u32 fds = 0;
-};
-static_assert(sizeof(X87Environment) == 28);
-
 /// What a stub works on besides the vector registers in FpuState.
 struct alignas(64) StubFrame {
   std::array<u8, 64> memory{};
   FxImage fx;
-  X87Environment environment;
   std::array<u64, 3> gpr{};  // RAX, RCX, RDX
   u64 rflags = 0;
   u32 mxcsr = 0;
@@ -69,6 +57,7 @@ struct StubPlan {
   bool legacy = true;    // only the low 128 bits of vector registers are concerned
   bool x87 = false;      // x87 or MMX state is loaded and stored
   bool mmx = false;      // and it is MMX's
+  bool control = false;  // x87's, but FIP, FDP and FOP stay what they are
   bool mxcsr = false;
   bool flags_in = false;
   bool flags_out = false;

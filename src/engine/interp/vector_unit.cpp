@@ -342,12 +342,13 @@ void VectorUnit::store_x87(const VectorOp& op, u64 offset, const x86::Insn& insn
   fpu.st = fx.st;
   const std::size_t opcode = op.plan.opcode_offset;
   const bool selectors = keeps_selectors(*model_);
-  // FXSAVE of AMD's processors shows the pointers only with an exception pending, FNSTENV always.
-  const X87Environment& environment = frame_.environment;
-  if (fx.fip != 0 || environment.fip != 0) set_instruction_pointer(state, selectors);
-  if (fx.fop != 0 || environment.fop != 0)
-    fpu.fop = static_cast<u16>((insn.bytes[opcode] & 7) << 8 | insn.modrm);
-  if (fx.fdp != 0 || environment.fdp != 0) set_data_pointer(state, op.memory.segment, offset, selectors);
+  // AMD's FXSAVE shows none without an exception pending, and there every instruction sets them.
+  static const bool kHidden = x86::host_vendor() == x86::Vendor::kAmd;
+  const bool sets = kHidden && !op.plan.mmx && !op.plan.control;
+  if (sets || fx.fip != 0) set_instruction_pointer(state, selectors);
+  if (sets || fx.fop != 0) fpu.fop = static_cast<u16>((insn.bytes[opcode] & 7) << 8 | insn.modrm);
+  if ((sets && op.memory.present) || fx.fdp != 0)
+    set_data_pointer(state, op.memory.segment, offset, selectors);
 }
 
 }  // namespace vert::interp
