@@ -296,7 +296,7 @@ std::string difference(GuestRig& tested, GuestRig& reference) {
   number("cr2", left.cr2, right.cr2);
   for (cpu::CpuState* state : {&left, &right}) {
     state->rflags &= ~u64{rflags::kArithmetic};
-    state->fpu.fdp = state->fpu.fop = 0;
+    state->fpu.fdp = state->fpu.fop = state->fpu.fds = 0;
     // AMD's processors lose them with a signal of the translator's own (APM 2, 11.5.8).
     if (x86::host_vendor() == x86::Vendor::kAmd) state->fpu.fip = state->fpu.fcs = 0;
     state->tsc_offset = 0;
