@@ -73,7 +73,7 @@ class FlagsReader {
 /// Flags that code at `rip` may read before it overwrites them: all, if it is of another page, since what is
 /// there may change without notice. In counted mode runs end anywhere, and all flags must be right then.
 u16 FlagsReader::live_at(u64 rip) {
-  if (mode_.counted) return kArithmeticFlags;
+  if (mode_.counted || code_.writable) return kArithmeticFlags;
   u16 open = kArithmeticFlags;
   u16 live = 0;
   for (unsigned i = 0; i < kLookAhead && open != 0 && code_.contains(rip); ++i) {
@@ -95,6 +95,10 @@ u16 FlagsReader::live_after(const BlockPlan& plan) {
 }
 
 void FlagsReader::run(BlockPlan& plan) {
+  if (code_.writable) {
+    plan.live_before.fill(kArithmeticFlags);
+    return;
+  }
   u16 live = live_after(plan);
   plan.live_before[plan.count] = live;
   for (unsigned i = plan.count; i-- > 0;) {

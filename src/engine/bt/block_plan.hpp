@@ -83,6 +83,9 @@ struct BlockPlan {
 struct CodeBytes {
   std::span<const u8> bytes;
   u64 first = 0;  // the address of bytes[0]
+  /// The guest may write to them by the addresses at which it runs them, and then sees the new code at once
+  /// (SDM 3A, 9.1.3). What is decided from bytes ahead may then be wrong, so flags are kept at all times.
+  bool writable = false;
   [[nodiscard]] bool contains(u64 rip) const { return rip - first < bytes.size(); }
   [[nodiscard]] std::span<const u8> from(u64 rip) const { return bytes.subspan(rip - first); }
 };

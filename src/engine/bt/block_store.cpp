@@ -16,7 +16,8 @@ void BlockStore::clear() {
   exits[kTransferredExit] = {.kind = ExitKind::kIndirect};
 }
 
-u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user, CodeSpace space) {
+u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user, CodeSpace space,
+                     bool writable) {
   const PageKey key{linear, host, user, space};
   const auto [place, added] = page_index_.try_emplace(key, static_cast<u32>(pages_.size()));
   if (!added) return place->second;
@@ -24,7 +25,7 @@ u32 BlockStore::page(u64 linear, const u8* host, memory::Frame frame, bool user,
   // positive immediate; a guest that makes two thousand million pages of code first fills the cache, and
   // clears this, many times.
   next_token_ = next_token_ == 0x7FFFFFFF ? 1 : next_token_ + 1;
-  pages_.push_back({linear, host, frame, user, space, next_token_, {}});
+  pages_.push_back({linear, host, frame, user, space, writable, next_token_, {}});
   frames_[frame].push_back(place->second);
   if (space != kNoSpace) spaces_[space][BlockStore::place(linear, user)] = place->second;
   return place->second;

@@ -28,6 +28,7 @@ struct CodePage {
   memory::Frame frame = 0;
   bool user = false;
   CodeSpace space = kNoSpace;
+  bool writable = false;  // as CodeBytes has it, when its code was made
   u32 token = 0;
   std::vector<u64> blocks;  // keys in BlockStore
 };
@@ -53,7 +54,8 @@ class BlockStore {
   void clear();
 
   /// The page at `linear` that lies at `host`; made if it is new.
-  [[nodiscard]] u32 page(u64 linear, const u8* host, memory::Frame frame, bool user, CodeSpace space);
+  [[nodiscard]] u32 page(u64 linear, const u8* host, memory::Frame frame, bool user, CodeSpace space,
+                         bool writable);
   [[nodiscard]] const CodePage& page(u32 index) const { return pages_[index]; }
 
   [[nodiscard]] Block* find(u32 page, u64 rip, const Mode& mode);

@@ -16,7 +16,8 @@ struct PageView {
   unsigned shift = 0;  // log2 of the size of the guest's page
   u8* host = nullptr;  // where `page` lies; null: not RAM
   bool readable = false;
-  bool writable = false;  // marks (GuestMemory) left aside
+  bool writable = false;        // marks (GuestMemory) left aside
+  bool may_be_written = false;  // the same, whether or not D is set
 };
 
 extern "C" {

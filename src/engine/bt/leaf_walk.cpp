@@ -123,10 +123,13 @@ bool readable(const cpu::CpuState& state, const Mapping& mapping, cpu::Privilege
   if (!mapping.keys || (state.cr4 & x86::cr4::PKE) == 0) return true;
   return ((mapping.last >> pte::kProtectionKeyShift) & 0xF) == 0 && (state.fpu.pkru & 3) == 0;
 }
-bool writable(const cpu::CpuState& state, const Mapping& mapping, cpu::Privilege privilege) {
-  if ((mapping.last & pte::D) == 0) return false;
+/// D is set at the first write.
+bool may_be_written(const cpu::CpuState& state, const Mapping& mapping, cpu::Privilege privilege) {
   if ((mapping.rights & pte::RW) != 0) return true;
   return privilege != cpu::Privilege::kUser && (state.cr0 & x86::cr0::WP) == 0;
+}
+bool writable(const cpu::CpuState& state, const Mapping& mapping, cpu::Privilege privilege) {
+  return (mapping.last & pte::D) != 0 && may_be_written(state, mapping, privilege);
 }
 
 u8 marks_of(const Context& context, memory::Frame frame) {
@@ -174,6 +177,7 @@ extern "C" bool leaf_look_up(const Context* context, u64 address, u32 privilege,
   view->host = ram_at(*context, mapping.page);
   view->readable = readable(*context->state, mapping, as);
   view->writable = view->readable && writable(*context->state, mapping, as);
+  view->may_be_written = may_be_written(*context->state, mapping, as);
   return true;
 }
 

@@ -69,10 +69,11 @@ class Runtime final : private memory::CodeWatcher {
     bool global;
   };
   [[nodiscard]] std::optional<Fetched> fetch(u64 linear, const Mode& mode);
+  [[nodiscard]] bool code_writable(u64 linear, bool user) const;
   [[nodiscard]] Block* translate(u32 page, u64 rip, const Mode& mode);
   [[nodiscard]] std::optional<Emitter::Tail> make_block(u32 page, u32 second_page, u64 rip, const Mode& mode,
                                                         Emitter::SegmentBases gs);
-  [[nodiscard]] u32 plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode);
+  [[nodiscard]] u32 plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode, bool writable);
   [[nodiscard]] const u8* code_at(u64 rip);
   [[nodiscard]] const u8* follow_link(u32 exit_index);
   [[nodiscard]] const u8* follow_lookup(u32 exit_index);

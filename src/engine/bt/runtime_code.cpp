@@ -1,6 +1,7 @@
 // From guest addresses to code: look-up, translation, links.
 #include <cstring>
 
+#include "engine/bt/leaf.hpp"
 #include "engine/bt/runtime.hpp"
 #include "engine/bt/tlb.hpp"
 #include "x86/cpu_model.hpp"
@@ -30,6 +31,13 @@ Mode Runtime::mode() const {
   return mode;
 }
 
+/// Whether the guest may write to a page of code by the address at which it runs it (CodeBytes::writable).
+bool Runtime::code_writable(u64 linear, bool user) const {
+  const cpu::Privilege privilege = user ? cpu::Privilege::kUser : cpu::Privilege::kSupervisor;
+  PageView view;
+  return !leaf_look_up(context_.get(), linear, static_cast<u32>(privilege), &view) || view.may_be_written;
+}
+
 /// The page of code at `linear`; nothing if it cannot be fetched.
 std::optional<Runtime::Fetched> Runtime::fetch(u64 linear, const Mode& mode) {
   if (!mode.code32 && !is_canonical(linear, state_->linear_bits())) return std::nullopt;
@@ -48,7 +56,12 @@ std::optional<Runtime::Fetched> Runtime::fetch(u64 linear, const Mode& mode) {
   // The guest may have changed its tables without a word: what nobody vouches for any more must go.
   const auto before = store_.page_at(space, first, mode.user());
   if (before && store_.page(*before).host != host) forget_page(*before);
-  const u32 page = store_.page(first, host, frame, mode.user(), space);
+  const bool writable = code_writable(first, mode.user());
+  u32 page = store_.page(first, host, frame, mode.user(), space, writable);
+  if (writable != store_.page(page).writable) {
+    forget_page(page);
+    page = store_.page(first, host, frame, mode.user(), space, writable);
+  }
   return Fetched{page, translation.global && (state_->cr4 & cr4::PGE) != 0};
 }
 
@@ -86,18 +99,19 @@ Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   if (cache_.room() < kRoomForBlock) {
     const CodePage page = store_.page(page_index);
     forget_all_code();
-    page_index = store_.page(page.linear, page.host, page.frame, page.user, page.space);
+    page_index = store_.page(page.linear, page.host, page.frame, page.user, page.space, page.writable);
   }
   vcpu_.memory->watch_code(store_.page(page_index).frame);
   // A copy: the guest may change its memory meanwhile.
   std::array<u8, kPageSize + kMaxInsn> bytes;
   std::memcpy(bytes.data(), store_.page(page_index).host, kPageSize);
   const u64 page = rip & ~kPageOffsetMask;
-  const CodeBytes code{std::span(bytes).first(kPageSize), page};
+  const bool writable = store_.page(page_index).writable;
+  const CodeBytes code{std::span(bytes).first(kPageSize), page, writable};
   plan_block(code, rip, mode, *vcpu_.model, plan_);
   u32 second_page = Block::kNoPage;
   if (plan_.insn(0).insn.length == 0 && kPageSize - (rip - page) < kMaxInsn)
-    second_page = plan_crossing(rip, bytes, mode);
+    second_page = plan_crossing(rip, bytes, mode, writable);
   cache_.align();
   const u32 first = store_.next_block();
   const Emitter::SegmentBases gs{context_->gs_base, context_->kernel_gs_base};
@@ -151,12 +165,13 @@ std::optional<Emitter::Tail> Runtime::make_block(u32 page_index, u32 second_page
 
 /// Plans the one instruction at `rip` that runs into the next page: `bytes` is the first page, and room.
 /// Returns the second page, or kNoPage if that cannot be fetched; the plan is left as it was then.
-u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode) {
+u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode, bool writable) {
   const auto second = fetch(rip + kPageSize, mode);
   if (!second || (mode.code32 && rip + kPageSize > 0xFFFFFFFF)) return Block::kNoPage;
   vcpu_.memory->watch_code(store_.page(second->page).frame);
   std::memcpy(bytes.data() + kPageSize, store_.page(second->page).host, kMaxInsn);
-  plan_block({bytes, rip & ~kPageOffsetMask}, rip, mode, *vcpu_.model, plan_, 1);
+  writable = writable || store_.page(second->page).writable;
+  plan_block({bytes, rip & ~kPageOffsetMask, writable}, rip, mode, *vcpu_.model, plan_, 1);
   return second->page;
 }
 

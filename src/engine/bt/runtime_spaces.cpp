@@ -82,7 +82,8 @@ void Runtime::verify_page(u32 index) {
   Fault fault;
   bool there = cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(page.linear),
                          cpu::AccessKind::kExecute, privilege, translation, fault);
-  there = there && vcpu_.memory->host(translation.page, kPageSize) == page.host;
+  there = there && vcpu_.memory->host(translation.page, kPageSize) == page.host &&
+          page.writable == code_writable(page.linear, page.user);
   if (there) note_large_page(*context_, page.linear, translation.page_size);
   if (there &&
       space_of(page.linear, page.frame, translation, page.user ? windows_.space() : kNoSpace) == page.space)

@@ -79,6 +79,60 @@ TEST_P(CodeTest, MovedGsBaseReachesNoOtherMemory) {
   EXPECT_EQ(rig().state().cr2, kUnmapped);
 }
 
+/// A store that changes the code right behind it, which would have overwritten the flags.
+class PatchedAheadTest : public CodeTest {
+ protected:
+  static constexpr u8 kRounds = 40;
+
+  /// kRounds times: sets or clears CF, makes a NOP of the `add edx, 1` behind the store, if RSI points there,
+  /// and puts the ADD back. EAX counts how often CF was another.
+  static void emit_rounds(Assembler& a) {
+    a.bytes({0x31, 0xC0, 0x31, 0xC9});                                         // xor eax, eax; xor ecx, ecx
+    a.label("round").bytes({0x89, 0xCA, 0xD1, 0xEA}).branch({0xE9}, "store");  // mov edx, ecx; shr edx, 1
+    a.label("store").bytes({0xC7, 0x06, 0x0F, 0x1F, 0x00, 0x0F});              // mov dword [rsi], 0F001F0Fh
+    a.label("patched").bytes({0x83, 0xC2, 0x01});                              // add edx, 1 -> nop [rax]
+    a.bytes({0x0F, 0x92, 0xC2, 0x31, 0xCA, 0x83, 0xE2, 0x01, 0x01,
+             0xD0});                                // setc dl; xor edx, ecx; and edx, 1; add eax, edx
+    a.bytes({0xC7, 0x06, 0x83, 0xC2, 0x01, 0x0F});  // mov dword [rsi], 0F01C283h
+    a.bytes({0xFF, 0xC1, 0x83, 0xF9, kRounds}).branch({0x0F, 0x85}, "round");  // inc ecx; cmp ecx, kRounds
+  }
+};
+
+TEST_P(PatchedAheadTest, FlagsThatOnlyTheNewCodeReadsAreKept) {
+  make_rig();
+  Assembler a(kUserCode);
+  emit_rounds(a);
+  a.hlt();
+  start_user(a);
+  rig().state().gpr[x86::kRsi] = a.address("patched");
+  (void)rig().run(cpu::kNoBudget);
+  ASSERT_EQ(reg(x86::kRcx), kRounds);
+  EXPECT_EQ(reg(x86::kRax), 0U) << "times that CF was another";
+}
+
+TEST_P(PatchedAheadTest, WhatWasDecidedForReadOnlyCodeEndsWhenItBecomesWritable) {
+  constexpr u64 kPatched = 0xFFFF'A000'0000'0000;
+  make_rig();
+  const Gpa frame = rig().allocate_page();
+  rig().map_page(kPatched, frame, {false, false, true});
+  u64* entry = rig().page_entry(kPatched);
+  *entry |= kGlobalUsed;
+  Assembler patched(kPatched);
+  emit_rounds(patched);
+  patched.bytes({0xC3});
+  rig().write(frame, patched.finish());
+
+  Assembler a(code());
+  a.load(x86::kRbx, kPatched).load(x86::kRsi, data()).bytes({0xFF, 0xD3});  // call rbx
+  a.load(x86::kRdi, GuestRig::direct(rig().memory().gpa_of(reinterpret_cast<u8*>(entry))));
+  a.bytes({0x48, 0x83, 0x0F, 0x02, 0x0F, 0x01, 0x3B});  // or qword [rdi], 2 (writable); invlpg [rbx]
+  a.load(x86::kRsi, patched.address("patched")).bytes({0xFF, 0xD3}).hlt();
+  start(a);
+  ASSERT_EQ(rig().run(cpu::kNoBudget).reason, cpu::Exit::kHalt);
+  ASSERT_EQ(reg(x86::kRcx), kRounds);
+  EXPECT_EQ(reg(x86::kRax), 0U) << "times that CF was another";
+}
+
 /// A page of kernel code gets another frame, with or without INVLPG: that is behind a branch whose target is
 /// looked for while the page goes.
 class RemappedCodeTest : public CodeTest {
@@ -132,6 +186,7 @@ TEST_P(RemappedCodeTest, WithInvlpgTheNewCodeRuns) {
 TEST_P(RemappedCodeTest, WithoutInvlpgItRunsTheOldOrTheNew) { run(false); }
 
 INSTANTIATE_TEST_SUITE_P(Engines, CodeTest, testing::ValuesIn(engine_names()));
+INSTANTIATE_TEST_SUITE_P(Engines, PatchedAheadTest, testing::ValuesIn(engine_names()));
 INSTANTIATE_TEST_SUITE_P(Engines, RemappedCodeTest, testing::ValuesIn(engine_names()));
 
 }  // namespace
