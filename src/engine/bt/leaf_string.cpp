@@ -60,15 +60,19 @@ u64 store_chunk(Context& context, u64 most, u32 size, u32 privilege) {
   return count;
 }
 
+/// What is left is the interpreter's. An event that it takes before saves RF if there were iterations (SDM
+/// 3B, 17.3.1.1).
 template <typename Chunk>
 u64 repeat(Context& context, u32 size, u32 privilege, Chunk chunk) {
   u64& left = context.gpr[x86::kRcx];
+  const u64 count = left;
   for (u64 budget = kMostBytes / size; left != 0 && budget != 0;) {
     const u64 done = chunk(context, lesser(left, budget), size, privilege);
     if (done == 0) break;
     left -= done;
     budget -= done;
   }
+  if (left != 0 && left != count) context.rflags_rest |= x86::rflags::RF;
   return left;
 }
 

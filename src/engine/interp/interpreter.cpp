@@ -160,7 +160,7 @@ void Interpreter::Impl::execute(const Block& block, u64 limit) {
         ++executed;
         return;
       case Outcome::kJump: ++executed; return;
-      case Outcome::kRepeat: return;
+      case Outcome::kRepeat: state.rflags |= rflags::RF; return;
       case Outcome::kFault: deliver_fault(); return;
     }
   }
@@ -191,7 +191,10 @@ void Interpreter::Impl::after_step(const Op& op, Outcome outcome, bool trap_flag
     return deliver_fault();
   }
   if (outcome == Outcome::kNext || outcome == Outcome::kEndBlock) state.rip = core.next_rip;
-  if (outcome != Outcome::kRepeat) ++executed;
+  if (outcome != Outcome::kRepeat)
+    ++executed;
+  else
+    state.rflags |= rflags::RF;
   // Interrupt gates clear TF, and the system calls' own trap is decided by what they left of it.
   const ZydisMnemonic mnemonic = op.insn.mnemonic;
   const bool enters_handler = mnemonic == ZYDIS_MNEMONIC_INT || mnemonic == ZYDIS_MNEMONIC_INT1 ||
@@ -208,6 +211,8 @@ void Interpreter::Impl::after_step(const Op& op, Outcome outcome, bool trap_flag
 }
 
 /// DR0..DR3 of type "execute" at the current instruction; a fault, before it runs, unless RF holds it off.
+/// Between two iterations of a string instruction RF is set (SDM 3B, 17.3.1.1): it hits once, and what is
+/// delivered there saves RF.
 bool Interpreter::Impl::code_breakpoint_hit() {
   const cpu::CpuState& state = core.state();
   if (!core.has_breakpoints || (state.rflags & rflags::RF) != 0 || state.mov_ss_shadow) return false;

@@ -54,6 +54,38 @@ TEST_P(DebugTest, InstructionBreakpointFaultsBefore) {
   EXPECT_EQ(run_to_exception(state).vector, x86::kBP);
 }
 
+/// SDM 3B, 17.3.1.1.
+TEST_P(DebugTest, AnInstructionBreakpointHitsAStringInstructionOnce) {
+  rig().map(kPage, 1, {true, true, false});
+  load_user(SNIPPET(rep_stos));
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRdi] = kPage;
+  state.gpr[x86::kRcx] = 600;
+  state.dr[0] = kUserCode;
+  state.dr7 |= kExecute;
+  EXPECT_EQ(run_to_exception(state).vector, x86::kDB);
+  EXPECT_EQ(rig().state().gpr[x86::kRcx], 600U);
+  state.rflags |= x86::rflags::RF;
+  EXPECT_EQ(run_to_exception(state).vector, x86::kBP) << "RF lasts for all iterations";
+  EXPECT_EQ(rig().state().gpr[x86::kRcx], 0U);
+}
+
+TEST_P(DebugTest, TrapsBetweenIterationsSaveRf) {
+  rig().map(kPage, 1, {true, true, false});
+  load_user(SNIPPET(rep_stos));
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRdi] = kPage;
+  state.gpr[x86::kRcx] = 2;
+  state.rflags |= x86::rflags::TF;
+  Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.rip, kUserCode);
+  EXPECT_NE(caught.rflags & x86::rflags::RF, 0U);
+  state.gpr[x86::kRcx] = 1;
+  caught = run_to_exception(state);
+  EXPECT_EQ(caught.rip, kUserCode + 2);
+  EXPECT_EQ(caught.rflags & x86::rflags::RF, 0U) << "after the last";
+}
+
 TEST_P(DebugTest, DataBreakpointTrapsAfter) {
   rig().map(kPage, 1, {true, true, false});
   load_user(SNIPPET(write));

@@ -115,6 +115,11 @@ snippet nops
         int3
 end nops
 
+snippet rep_stos
+        rep stosb
+        int3
+end rep_stos
+
 # TF by POPF: the trap comes after the instruction behind it.
 snippet popf_trap
         pushfq

@@ -113,6 +113,19 @@ TEST_F(LeafStringTest, OneCallIsBounded) {
   EXPECT_EQ(bt::leaf_rep_movs(rig.context.get(), 1, kUser), 8 * kPageSize);
 }
 
+TEST_F(LeafStringTest, OneThatStopsBetweenIterationsSetsRf) {
+  const u64& flags = rig.context->rflags_rest;
+  set(0, kBase, 100);
+  EXPECT_EQ(bt::leaf_rep_stos(rig.context.get(), 1, kUser), 0U);
+  EXPECT_EQ(flags & x86::rflags::RF, 0U) << "it is done";
+  set(0, 0, 100);  // not mapped
+  EXPECT_EQ(bt::leaf_rep_stos(rig.context.get(), 1, kUser), 100U);
+  EXPECT_EQ(flags & x86::rflags::RF, 0U) << "it has not begun";
+  set(0, kBase + kPages * kPageSize - 60, 100);
+  EXPECT_EQ(bt::leaf_rep_stos(rig.context.get(), 1, kUser), 40U);
+  EXPECT_NE(flags & x86::rflags::RF, 0U);
+}
+
 TEST_F(LeafStringTest, StopsBeforeWhatItMayNotTouch) {
   rig.paging.map(kBase + 2 * kPageSize, frame(2), kOpen & ~pte::D);
   set(kBase, kBase + kPageSize + 16, 2 * kPageSize);
