@@ -296,6 +296,7 @@ std::optional<ExitInfo> Runtime::go() {
       case ExitKind::kLink: code = follow_link(index); break;
       case ExitKind::kLookup: code = follow_lookup(index); break;
       case ExitKind::kIndirect:
+        if (index == kTransferredExit && !translatable(*state_)) return std::nullopt;  // AC, for instance
         if (index != kTransferredExit && !code32_ && !is_canonical(context_->rip, state_->linear_bits()))
           return take_back(exit);
         code = code_at(context_->rip);
