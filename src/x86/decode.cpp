@@ -197,30 +197,108 @@ bool has_immediate8(unsigned map, u8 opcode) {
   }
 }
 
-/// Bytes of ModRM, SIB and displacement with 32- or 64-bit addresses.
-std::size_t address_length(std::span<const u8> bytes) {
+/// Bytes of ModRM, SIB and displacement.
+std::size_t address_length(std::span<const u8> bytes, bool addresses16) {
   constexpr u8 kSib = 4;
   constexpr u8 kNoBase = 5;
+  constexpr u8 kNoBase16 = 6;
   if (bytes.empty()) return 1;
   const unsigned mod = bytes[0] >> 6;
   const unsigned rm = bytes[0] & 7;
   if (mod == 3) return 1;
+  if (addresses16) return mod == 1 ? 2 : mod == 2 || rm == kNoBase16 ? 3 : 1;
   const std::size_t length = rm == kSib ? 2 : 1;
   if (mod != 0) return length + (mod == 1 ? 1 : 4);
   const unsigned base = rm == kSib && bytes.size() > 1 ? bytes[1] & 7U : rm;
   return base == kNoBase ? length + 4 : length;
 }
 
-/// A VEX or EVEX instruction that does not exist may still be too long, which is looked at first.
-bool is_too_long(std::span<const u8> bytes, CodeSize size) {
+/// Whether opcodes of the one-byte map, and of map 0F, have a ModRM (SDM 2D, tables ). Where no
+/// processor has an instruction, none.
+bool has_modrm(u8 opcode) {
+  if (opcode < 0x40) return (opcode & 7) < 4;
+  if (opcode >= 0x80 && opcode < 0x90) return true;
+  if (opcode >= 0xD8 && opcode < 0xE0) return true;
+  switch (opcode) {
+    case 0x62:
+    case 0x63:
+    case 0x69:
+    case 0x6B:
+    case 0xC0:
+    case 0xC1:
+    case 0xC4:
+    case 0xC5:
+    case 0xC6:
+    case 0xC7:
+    case 0xD0:
+    case 0xD1:
+    case 0xD2:
+    case 0xD3:
+    case 0xF6:
+    case 0xF7:
+    case 0xFE:
+    case 0xFF: return true;
+    default: return false;
+  }
+}
+bool has_modrm_0f(u8 opcode) {
+  switch (opcode >> 4) {
+    case 0x0: return opcode < 0x04 || opcode == 0x0D || opcode == 0x0F;
+    case 0x2: return opcode < 0x24 || opcode >= 0x28;
+    case 0x3:
+    case 0x8: return false;
+    case 0x7: return opcode != 0x77 && opcode != 0x7A && opcode != 0x7B;
+    case 0xA: return (opcode & 7) >= 3 && opcode != 0xA6 && opcode != 0xA7;
+    case 0xC: return opcode < 0xC8;
+    default: return true;
+  }
+}
+
+/// Bytes of the immediate of a one-byte opcode with a ModRM, where a register field without a meaning may
+/// stand.
+std::size_t immediate_length(u8 opcode, std::size_t operand_size) {
+  switch (opcode) {
+    case 0x82:
+    case 0xC6: return 1;
+    case 0xC7: return operand_size;
+    default: return 0;
+  }
+}
+
+/// How long an instruction that does not exist is taken to be: processors fetch all of it, and look at its
+/// length, before they find that out. What `bytes` do not have counts as it may be at least.
+std::size_t undefined_length(std::span<const u8> bytes, CodeSize size) {
   std::size_t at = 0;
-  while (at < bytes.size() && is_prefix(bytes[at], size)) ++at;
-  const std::size_t prefix = at < bytes.size() ? vector_prefix_length(bytes[at]) : 0;
-  if (size != CodeSize::k64 || prefix == 0 || at + prefix >= bytes.size()) return false;
-  const unsigned map = prefix == 2 ? 1 : bytes[at + 1];
-  at += prefix;
-  const bool immediate = has_immediate8(map, bytes[at++]);
-  return at + address_length(bytes.subspan(at)) + (immediate ? 1 : 0) > ZYDIS_MAX_INSTRUCTION_LENGTH;
+  bool operand_prefix = false;
+  bool address_prefix = false;
+  for (; at < bytes.size() && is_prefix(bytes[at], size); ++at) {
+    operand_prefix = operand_prefix || bytes[at] == 0x66;
+    address_prefix = address_prefix || bytes[at] == 0x67;
+  }
+  if (at == bytes.size()) return at + 1;
+  const bool addresses16 = size != CodeSize::k64 && (size == CodeSize::k16) != address_prefix;
+  const std::size_t operand_size = (size == CodeSize::k16) != operand_prefix ? 2 : 4;
+  // With the ModRM at `at`, and `immediate` bytes behind the address.
+  const auto with_address = [&](std::size_t immediate) {
+    return at + address_length(bytes.subspan(std::min(at, bytes.size())), addresses16) + immediate;
+  };
+  if (const std::size_t prefix = vector_prefix_length(bytes[at]); size == CodeSize::k64 && prefix != 0) {
+    if (at + prefix >= bytes.size()) return at + prefix + 1;
+    const unsigned map = prefix == 2 ? 1 : bytes[at + 1];
+    at += prefix;
+    const u8 opcode = bytes[at++];
+    return with_address(has_immediate8(map, opcode) ? 1 : 0);
+  }
+  const u8 opcode = bytes[at++];
+  if (opcode != 0x0F) return has_modrm(opcode) ? with_address(immediate_length(opcode, operand_size)) : at;
+  if (at == bytes.size()) return at + 1;
+  const u8 second = bytes[at++];
+  if (second == 0x38 || second == 0x3A) {
+    ++at;
+    return with_address(second == 0x3A ? 1 : 0);
+  }
+  if (second >= 0x20 && second < 0x24) return at + 1;  // MOV CR and DR: registers, whatever Mod says
+  return has_modrm_0f(second) ? with_address(has_immediate8(1, second) || second == 0x0F ? 1 : 0) : at;
 }
 
 }  // namespace
@@ -238,8 +316,11 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn, InsnDe
   if (status == ZYDIS_STATUS_NO_MORE_DATA)
     return bytes.size() >= ZYDIS_MAX_INSTRUCTION_LENGTH ? DecodeStatus::kTooLong : DecodeStatus::kTruncated;
   if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return DecodeStatus::kTooLong;
-  if (!ZYAN_SUCCESS(status))
-    return is_too_long(bytes, size) ? DecodeStatus::kTooLong : DecodeStatus::kInvalid;
+  if (!ZYAN_SUCCESS(status)) {
+    const std::size_t length = undefined_length(bytes, size);
+    if (length > ZYDIS_MAX_INSTRUCTION_LENGTH) return DecodeStatus::kTooLong;
+    return length > bytes.size() ? DecodeStatus::kTruncated : DecodeStatus::kInvalid;
+  }
 
   insn = Insn{};
   // PREFETCHWT1 is one of the encodings that stand for PREFETCHW where it is unknown.
