@@ -298,30 +298,32 @@ void Windows::widen(Space& space) {
   }
 }
 
+/// Whatever comes of a fault, the space whose code met it pays for it.
 Windows::Fault Windows::fault(u64 host_address, bool write) {
-  if (context_.beyond_windows(host_address)) return Fault::kDeclined;
-  const bool nowhere = holds(nowhere_, host_address);
-  if (current_ == nullptr || !current_->open) return nowhere ? Fault::kDeclined : Fault::kForeign;
+  if (current_ == nullptr || !current_->open)
+    return context_.beyond_windows(host_address) || holds(nowhere_, host_address) ? Fault::kDeclined
+                                                                                  : Fault::kForeign;
   const u64 begin = now_ns();
-  Space& space = *current_;
-  Fault result = Fault::kForeign;
-  if (nowhere) {
-    widen(space);
-    result = Fault::kDeclined;
-  } else {
-    const auto window = std::ranges::find_if(
-        space.windows, [&](const Window& each) { return holds(each.reserved, host_address); });
-    if (window != space.windows.end()) {
-      const u64 linear = host_address - window->difference;
-      const bool inside = window_index(linear) == window->index;
-      result = inside && show(*window, linear & ~kPageOffsetMask, write) ? Fault::kFilled : Fault::kDeclined;
-    }
-  }
+  const Fault result = settle(*current_, host_address, write);
   ++counts_.faults;
   const u64 cost = now_ns() - begin + kSignalCost;
-  space.cost += cost;
+  current_->cost += cost;
   counts_.ns += cost;
   return result;
+}
+
+Windows::Fault Windows::settle(Space& space, u64 host_address, bool write) {
+  if (context_.beyond_windows(host_address)) return Fault::kDeclined;
+  if (holds(nowhere_, host_address)) {
+    widen(space);
+    return Fault::kDeclined;
+  }
+  const auto window = std::ranges::find_if(
+      space.windows, [&](const Window& each) { return holds(each.reserved, host_address); });
+  if (window == space.windows.end()) return Fault::kForeign;
+  const u64 linear = host_address - window->difference;
+  const bool inside = window_index(linear) == window->index;
+  return inside && show(*window, linear & ~kPageOffsetMask, write) ? Fault::kFilled : Fault::kDeclined;
 }
 
 bool Windows::may_write(const PageView& view) const {

@@ -130,6 +130,7 @@ class Windows {
   void clear(Space& space);
   void forget(Space& space, u64 linear);
   void widen(Space& space);
+  [[nodiscard]] Fault settle(Space& space, u64 host_address, bool write);
   void protect(const Space& space, u64 linear, Shown& shown);
   void note_writable(memory::Frame first, u32 pages);
 

@@ -9,7 +9,9 @@
 #include <unistd.h>
 
 #include <array>
+#include <functional>
 #include <memory>
+#include <vector>
 
 #include "engine/bt/tlb.hpp"
 #include "engine/bt/windows.hpp"
@@ -216,6 +218,32 @@ TEST_F(WindowsTest, OpenAfterATimeAndCloseWhenTheyCostTooMuch) {
   usleep(9000);
   windows_->look();
   EXPECT_FALSE(windows_->open());
+}
+
+TEST_F(WindowsTest, CloseWhenFaultsThatTheyCannotSettleCostTooMuch) {
+  paging_.map(kPage, PagingRig::kPage, kFlags);
+  struct Case {
+    const char* what;
+    std::function<u64()> host_address;
+  };
+  const std::vector<Case> cases = {
+      {"the table's part for the upper half",
+       [this] {
+         return reinterpret_cast<u64>(&context_.windows()[bt::kWindowTableEntries - 1]) + kPageSize;
+       }},
+      {"an address that has no window", [this] { return host(0x1234'5678); }},
+      {"a page that is not mapped", [this] { return host(kPage + kPageSize); }},
+      {"a sum that is not canonical", [] { return u64{0}; }},
+  };
+  for (const Case& each : cases) {
+    make({.open_after = 0, .allowance = 0, .pages = 4096, .windows = 8});
+    ASSERT_TRUE(windows_->open());
+    for (int i = 0; i < 1000 && windows_->open(); ++i) {
+      EXPECT_NE(windows_->fault(each.host_address(), false), Windows::Fault::kFilled);
+      windows_->look();
+    }
+    EXPECT_FALSE(windows_->open()) << each.what;
+  }
 }
 
 TEST_F(WindowsTest, NoMoreWindowsThanThePolicyHas) {
