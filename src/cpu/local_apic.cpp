@@ -69,7 +69,8 @@ void LocalApic::Impl::publish(bool arrived) {
   owner.logical_.store(u64{logical_id()} << 32 | state.dfr, std::memory_order_release);
   const u32 news = hint & ~owner.hint_.exchange(hint, std::memory_order_acq_rel);
   const bool ready = (hint & kHintReady) != 0 && (arrived || (news & kHintReady) != 0);
-  const bool external = (news & kHintExtIntOpen) != 0 && owner.pic_->pending();
+  const bool external =
+      (hint & kHintExtIntOpen) != 0 && (arrived || (news & kHintExtIntOpen) != 0) && owner.pic_->pending();
   if (ready || external) events.request(VcpuEvents::kInterrupt);
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/thread.hpp"
+#include "cpu/acceptance.hpp"
 
 namespace vert::machine {
 
@@ -106,15 +107,8 @@ void Vcpu::run_engine() {
   owner_.vcpu_shut_down(*this, exit.description);
 }
 
-/// SDM 3A, 6.8.1 and 6.7.1: a halted processor goes on for an interrupt if IF allows it, and for an NMI
-/// unless another is being served.
 bool Vcpu::can_go_on() const {
-  const u32 pending = context_.events->pending();
-  constexpr u32 kAlways = VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi;
-  if ((pending & kAlways) != 0) return true;
-  if (state_.activity != Activity::kHalted) return false;
-  if ((pending & VcpuEvents::kNmi) != 0 && !state_.nmi_blocked) return true;
-  return (pending & VcpuEvents::kInterrupt) != 0 && (state_.rflags & x86::rflags::IF) != 0;
+  return cpu::deliverable(context_.events->pending(), cpu::acceptance_of(state_)) != 0;
 }
 
 void Vcpu::wait_for_event() {

@@ -50,8 +50,10 @@ constexpr std::array kFields = {
     VERT_NAMED(fpu_in_image),
     VERT_NAMED(user_stack),
     VERT_NAMED(held),
+    VERT_NAMED(shadow_rip),
     VERT_NAMED(jump_mask),
     VERT_NAMED(budget),
+    VERT_NAMED(pauses_left),
     VERT_NAMED(state),  // NOLINT(bugprone-sizeof-expression): of the pointer
     VERT_NAMED(jump_keys),
     VERT_NAMED(jump_code),
@@ -130,6 +132,7 @@ std::string exit_name(const CodeExit& exit) {
     case ExitKind::kLookup: return fmt::format("leaves to look {:x} up", exit.rip);
     case ExitKind::kIndirect: return fmt::format("leaves to look up where {:x} leads", exit.rip);
     case ExitKind::kLoadCr3: return fmt::format("leaves to load CR3, at {:x}", exit.rip);
+    case ExitKind::kPause: return fmt::format("leaves for a loop of PAUSEs, before {:x}", exit.rip);
     case ExitKind::kBudget: return fmt::format("leaves for the budget's end, at {:x}", exit.rip);
   }
   return "leaves";

@@ -11,8 +11,10 @@
 #include <cstddef>
 
 #include "base/types.hpp"
+#include "cpu/acceptance.hpp"
 #include "cpu/cpu_state.hpp"
 #include "cpu/mmu.hpp"
+#include "cpu/pause_loop.hpp"
 #include "x86/xsave_layout.hpp"
 
 namespace vert::bt {
@@ -113,6 +115,8 @@ struct StateLayout {
   x86::XsaveLayout layout = x86::XsaveLayout::common();  // the guest's
 };
 
+inline constexpr u64 kNoShadow = u64{1} << 63;  // no instruction lies at addresses that are not canonical
+
 struct alignas(64) Context {
   std::array<u64, 16> gpr{};  // the guest's, while no generated code runs; the slots of those that have no
                               // host register always
@@ -150,7 +154,7 @@ struct alignas(64) Context {
   u8 fpu_wanted = 0;      // code of this mode takes that for granted
   u8 fpu_in_image = 0;    // `xsave` is newer than CpuState's
   u8 user_stack = 0;      // return_rsp is in the user's stack
-  u8 held = 0;            // something waits for IF to be set
+  u8 held = 0;            // of VcpuEvents: what was pending at the last look, and could not be acted on
   // Leave generated code at the next look. In the highest byte of 8, whose others are 0: added to an address,
   // it gives one that no return goes to.
   alignas(8) std::array<u8, 7> below_attention{};
@@ -160,7 +164,9 @@ struct alignas(64) Context {
   // Set by the look timer's signal while a leaf function runs: go on step by step behind it.
   std::atomic<u8> step_on = 0;
   u64 jump_mask = kJumpMask;
-  u64 budget = 0;  // instructions left, in counted mode
+  u64 budget = 0;              // instructions left, in counted mode
+  u64 shadow_rip = kNoShadow;  // behind the STI that was executed last: no event is taken there
+  u64 pauses_left = cpu::PauseLoop::kWindow;
 
   cpu::CpuState* state = nullptr;
   memory::GuestMemory* memory = nullptr;
@@ -210,6 +216,25 @@ struct alignas(64) Context {
   StateLayout state_layout;
   alignas(64) std::array<u8, kPageSize> state_buffer{};
 };
+
+/// As cpu::acceptance_of() has it, while the Context is ahead of CpuState.
+[[nodiscard]] inline cpu::Acceptance acceptance_of(const Context& context) {
+  return {.interrupts = context.interrupt_flag != 0,
+          .nmis = !context.state->nmi_blocked,
+          .shadow = context.rip == context.shadow_rip};
+}
+
+/// Whether generated code must not go on: another thread wants something, or what had to wait at the last
+/// look has to wait no longer. Looked at before each entry; behind a shadow is soon enough, for the owner
+/// steps over it.
+[[nodiscard]] inline bool must_leave(const Context& context) {
+  if (context.attention.load(std::memory_order_seq_cst) != 0) return true;
+  if (context.held == 0) [[likely]]
+    return false;
+  cpu::Acceptance now = acceptance_of(context);
+  now.shadow = false;
+  return cpu::deliverable(context.held, now) != 0;
+}
 
 /// Where the table of windows lies, from the Context's address on.
 inline constexpr std::size_t kWindowTable = (sizeof(Context) + kPageOffsetMask) & ~kPageOffsetMask;

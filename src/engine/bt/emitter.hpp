@@ -26,8 +26,14 @@ enum class ExitKind : u8 {
   kLookup,     // the token was not current; at `rip`, the block's start
   kIndirect,   // to Context::rip; the branch itself is at `rip`
   kLoadCr3,    // MOV to CR3 of Context::call_target, at `rip`
+  kPause,      // cpu::PauseLoop::kWindow PAUSEs were executed; `rip` is behind the last
   kBudget,     // fewer instructions are left than the block has; at `rip`
 };
+
+/// Whether an instruction's 32-bit immediate can stand for it.
+[[nodiscard]] constexpr bool fits32(u64 value) {
+  return value == static_cast<u64>(static_cast<i64>(static_cast<i32>(value)));
+}
 
 /// What executing an instruction does to translations of addresses (kInterpret).
 enum class Effect : u8 {
@@ -149,6 +155,11 @@ class Emitter {
   void checks_before(unsigned i);
   void load_fpu(unsigned i);
   void attention(unsigned i);
+  void pause(unsigned i);
+  /// RIP behind instruction i; EIP wraps around in 32-bit code.
+  [[nodiscard]] u64 behind(unsigned i) const {
+    return request_->mode.code32 ? insn(i).next_rip() & 0xFFFFFFFF : insn(i).next_rip();
+  }
   void group_check(const Group& group, unsigned i);
   void instruction(unsigned i);
 

@@ -13,12 +13,6 @@ using namespace x86;
 
 #define VERT_FIELD(name) field(offsetof(Context, name))
 
-namespace {
-
-bool fits32(u64 value) { return value == static_cast<u64>(static_cast<i64>(static_cast<i32>(value))); }
-
-}  // namespace
-
 void Emitter::jump(unsigned i) { end(branch_target(insn(i), request_->mode.code32), request_->mode); }
 
 void Emitter::branch(unsigned i) {
@@ -80,7 +74,7 @@ void Emitter::call(unsigned i) {
 
 /// Where the return to the call at i arrives, with the address that it returns to in kAddress.
 void Emitter::landing(unsigned i) {
-  const u64 address = request_->mode.code32 ? insn(i).next_rip() & 0xFFFFFFFF : insn(i).next_rip();
+  const u64 address = behind(i);
   // Whoever was called may have left the vector registers to the host.
   fpu_checked_ = request_->mode.windows;
   const Label expected = assembler_.make_label();

@@ -55,6 +55,7 @@ void Emitter::instruction(unsigned i) {
     case Form::kBitString: return bit_string(i);
     case Form::kAccessControl: return access_control(i);
     case Form::kSwapGs: return swap_gs();
+    case Form::kPause: return pause(i);
     case Form::kClearInterrupt: return assembler_.store_imm(VERT_FIELD(interrupt_flag), 0, 1);
     case Form::kSetInterrupt: return set_interrupt(i);
     case Form::kSystemCall: return transfer(i, Transfer::kSystemCall);
@@ -424,6 +425,23 @@ void Emitter::swap_gs() {
   std::swap(gs_.base, gs_.other);
 }
 
+/// Each of so many PAUSEs leaves, for the case that they are a loop's.
+void Emitter::pause(unsigned i) {
+  constexpr std::array<u8, 2> kPause = {0xF3, 0x90};
+  free_flags(i);
+  assembler_.raw(kPause);
+  const Label window_over = assembler_.make_label();
+  assembler_.sub_imm(VERT_FIELD(pauses_left), 1);
+  assembler_.jcc(Cond::kE, window_over);
+  assembler_.use_cold();
+  assembler_.bind(window_over);
+  const bool saved = flags_ == Flags::kSaved;
+  if (saved) restore_flags();
+  leave(add_exit({.kind = ExitKind::kPause, .insn = static_cast<u16>(i + 1), .rip = behind(i)}));
+  if (saved) flags_ = Flags::kSaved;
+  assembler_.use_hot();
+}
+
 /// A change of privilege. The exit is for when the leaf function declines, and the interpreter does it.
 void Emitter::transfer(unsigned i, Transfer kind) {
   const bool whole = insn(i).insn.operand_size == 8 || kind == Transfer::kSystemCall;
@@ -436,13 +454,21 @@ void Emitter::transfer(unsigned i, Transfer kind) {
   assembler_.jmp_out(thunks_.transfer);
 }
 
-/// If something waits for IF, the interpreter executes STI, with its shadow; else the next look will do.
+/// If something waits, the interpreter executes STI. Else the next look will do; but none takes an event
+/// before the next instruction is over (SDM 2B, STI).
 void Emitter::set_interrupt(unsigned i) {
   free_flags(i);
   const Label interpret = interpret_label(i);
   assembler_.cmp_imm8(VERT_FIELD(held), 0);
   assembler_.jcc(Cond::kNe, interpret);
   assembler_.store_imm(VERT_FIELD(interrupt_flag), 1, 1);
+  const u64 next = behind(i);
+  if (fits32(next)) {
+    assembler_.store_imm(VERT_FIELD(shadow_rip), static_cast<i32>(next));
+  } else {
+    assembler_.mov_imm(kScratch, next);
+    assembler_.store(VERT_FIELD(shadow_rip), kScratch);
+  }
 }
 
 }  // namespace vert::bt

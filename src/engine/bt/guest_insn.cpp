@@ -383,7 +383,7 @@ Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
     case ZYDIS_CATEGORY_WIDENOP: return Form::kNothing;
     default: break;
   }
-  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_PAUSE) return Form::kCopy;
+  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_PAUSE) return Form::kPause;
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEAVE) return stack_form(guest, mode);
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEA) return plain ? Form::kLea : Form::kInterpret;
   if (!plain || !is_plain_category(decoded.meta.category) || is_special(guest.insn.mnemonic))
@@ -412,6 +412,7 @@ bool keeps_to_itself(Form form) {
     case Form::kBitString:
     case Form::kBranch:
     case Form::kJump:
+    case Form::kPause:
     case Form::kClearInterrupt:
     case Form::kTimeStamp:
     case Form::kDirection:

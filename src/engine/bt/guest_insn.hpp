@@ -37,6 +37,7 @@ enum class Form : u8 {
   kBitString,         // BT and its kin on memory, with the bit's number in a register
   kAccessControl,     // STAC, CLAC
   kSwapGs,
+  kPause,
   kClearInterrupt,
   kSetInterrupt,
   kSystemCall,

@@ -49,9 +49,7 @@ extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer)
   follow_privilege(*context);
   context->exit = kTransferredExit;
   const bool alignment_checks = context->state->cpl == 3 && (context->rflags_rest & x86::rflags::AC) != 0;
-  const bool interrupt = context->interrupt_flag != 0 && context->held != 0;
-  if (alignment_checks || interrupt || context->attention.load(std::memory_order_relaxed) != 0)
-    return nullptr;
+  if (alignment_checks || must_leave(*context)) return nullptr;
   const unsigned index = transfer_index(context->rip, context->salt);
   if (context->transfer_keys[index] + context->rip + context->salt != 0) return nullptr;
   return context->transfer_code[index];

@@ -17,7 +17,6 @@ namespace vert::bt {
 using namespace x86;
 using cpu::Exit;
 using cpu::ExitInfo;
-using cpu::VcpuEvents;
 
 namespace {
 
@@ -116,6 +115,7 @@ void Runtime::import_state() {
   context.kernel_gs_base = state.msr.kernel_gs_base;
   context.tsc_offset = state.tsc_offset;
   context.tsc_aux = static_cast<u32>(state.msr.tsc_aux);
+  context.shadow_rip = kNoShadow;
   follow_controls();
   const cpu::Privilege privilege = privilege_of(state);
   context.privilege = static_cast<u32>(privilege);
@@ -164,6 +164,7 @@ void Runtime::export_state() {
     imported_ = false;
     state.gpr = context.gpr;
     state.rip = context.rip;
+    state.sti_shadow = context.rip == context.shadow_rip;
     state.rflags = (context.rflags_rest & ~kSplitFlags) | (context.rflags_arithmetic & kArithmeticFlags) |
                    (context.interrupt_flag != 0 ? rflags::IF : 0) |
                    (context.direction_flag != 0 ? rflags::DF : 0);
@@ -221,27 +222,25 @@ ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
   return *info;
 }
 
-/// Whether the fallback engine has to go on from here: for events, or where generated code cannot run.
+cpu::Acceptance Runtime::acceptance() const {
+  return imported_ ? acceptance_of(*context_) : cpu::acceptance_of(*state_);
+}
+
+/// Whether the fallback engine has to go on from here: for events, or where generated code cannot run. What
+/// cannot be acted on yet is held: must_leave() tells when that is over.
 bool Runtime::must_step() {
   Context& context = *context_;
   if (has_requests_.load(std::memory_order_relaxed)) settle_requests();
   context.attention.store(0, std::memory_order_seq_cst);
-  const bool interrupts = imported_ ? context.interrupt_flag != 0 : (state_->rflags & rflags::IF) != 0;
-  u32 deliverable = vcpu_.events->pending();
-  context.held = 0;
-  if (deliverable != 0) {
-    if (!interrupts && (deliverable & VcpuEvents::kInterrupt) != 0) {
-      deliverable &= ~VcpuEvents::kInterrupt;
-      context.held = 1;
-    }
-    if (state_->nmi_blocked) deliverable &= ~VcpuEvents::kNmi;
-    if (deliverable != 0) {
-      if (state_->cpl == 3) windows_.look();
-      follow_spaces();
-      return true;
-    }
+  const u32 pending = vcpu_.events->pending();
+  const cpu::Acceptance now = acceptance();
+  context.held = static_cast<u8>(pending);
+  if (cpu::deliverable(pending, now) != 0) {
+    if (state_->cpl == 3) windows_.look();
+    follow_spaces();
+    return true;
   }
-  return !translatable(*state_);
+  return now.shadow || !translatable(*state_);
 }
 
 /// Runs the fallback engine for `count` instructions.
@@ -283,6 +282,8 @@ std::optional<ExitInfo> Runtime::go() {
     if (left() != cpu::kNoBudget) context_->budget = left();
     if (!enter(code)) return std::nullopt;
     const auto index = static_cast<u32>(context_->exit);
+    // STI leaves by the interpreter if something is held; the only other way to set IF is a transfer.
+    VERT_DCHECK(index == kTransferredExit || context_->attention != 0 || !must_leave(*context_));
     const CodeExit exit = store_.exits[index];
     statistics_.count(exit);
     if (budget_ != cpu::kNoBudget) {
@@ -308,11 +309,15 @@ std::optional<ExitInfo> Runtime::go() {
         follow_controls();
         code = code_at(context_->rip);
         break;
+      case ExitKind::kPause:
+        context_->pauses_left = cpu::PauseLoop::kWindow;
+        pause_loop_.end_window();
+        code = code_at(context_->rip);
+        break;
       case ExitKind::kInterpret:
         return step(std::min<u64>(exit.steps, left()), exit.effect, exit.rip + exit.length);
       case ExitKind::kBudget: return step(left());
     }
-    if (context_->attention.load(std::memory_order_relaxed) != 0) return std::nullopt;
   }
   // No code can be had there: the interpreter raises the fault.
   return step(1);

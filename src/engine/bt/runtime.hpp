@@ -56,6 +56,7 @@ class Runtime final : private memory::CodeWatcher {
   [[nodiscard]] std::optional<cpu::ExitInfo> step(u64 count, Effect effect = Effect::kOther,
                                                   u64 next_rip = 0);
   [[nodiscard]] bool must_step();
+  [[nodiscard]] cpu::Acceptance acceptance() const;
   [[nodiscard]] u64 left() const { return budget_ == cpu::kNoBudget ? cpu::kNoBudget : budget_ - executed_; }
   std::optional<cpu::ExitInfo> go();
   std::optional<cpu::ExitInfo> take_back(const CodeExit& exit);
@@ -137,6 +138,7 @@ class Runtime final : private memory::CodeWatcher {
   std::vector<u8> code_writes_;        // by frame: how often its code was written, up to 255
   CodeSpace return_space_ = kNoSpace;  // whose calls may be in the user's return stack
   Statistics statistics_;
+  cpu::PauseLoop pause_loop_;
   std::optional<PerfMap> perf_map_;
   std::unique_ptr<Sampler> sampler_;
 

@@ -112,11 +112,11 @@ void Runtime::prepare_fpu(Context* context) {
   if (context->fpu_in_image == 0) to_image(context->state->fpu, context->xsave);
 }
 
-/// Runs generated code until it is left. False, with nothing done, if another thread's request comes first.
+/// Runs generated code until it is left. False, with nothing done, if something else comes first.
 bool Runtime::enter(const u8* code) {
   using Enter = void (*)(const u8*);
   in_code_.store(true, std::memory_order_seq_cst);
-  if (has_requests_.load(std::memory_order_seq_cst)) {
+  if (has_requests_.load(std::memory_order_seq_cst) || must_leave(*context_)) {
     in_code_.store(false, std::memory_order_release);
     return false;
   }

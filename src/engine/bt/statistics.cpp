@@ -19,6 +19,7 @@ std::string name_of(ExitKind kind) {
     case ExitKind::kLookup: return "code page not current";
     case ExitKind::kIndirect: return "indirect jump or return, not in the table";
     case ExitKind::kLoadCr3: return "load of CR3";
+    case ExitKind::kPause: return "many PAUSEs";
     case ExitKind::kBudget: return "end of the instruction budget";
   }
   return "other";

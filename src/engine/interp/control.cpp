@@ -144,7 +144,11 @@ Outcome int_(Core& core, const Op& op) {
 Outcome int3(Core& core, const Op&) {
   return software_interrupt(core, kBP, cpu::InterruptSource::kSoftwareTrap);
 }
-Outcome int1(Core& core, const Op&) { return software_interrupt(core, kDB, cpu::InterruptSource::kInt1); }
+/// Data breakpoints that MOV SS or POP SS held back are this exception's, not another one's.
+Outcome int1(Core& core, const Op&) {
+  core.state().dr6 |= core.take_breakpoint_hits();
+  return software_interrupt(core, kDB, cpu::InterruptSource::kInt1);
+}
 Outcome into(Core& core, const Op&) {
   if (!core.flag(rflags::OF)) return Outcome::kNext;
   return software_interrupt(core, kOF, cpu::InterruptSource::kSoftwareTrap);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/acceptance.hpp"
 #include "cpu/local_apic.hpp"
 #include "engine/interp/block_cache.hpp"
 #include "engine/interp/core.hpp"
@@ -28,7 +29,7 @@ struct Interpreter::Impl {
   /// What stands between two blocks: events, halts, shadows, traps. Nothing: go on executing.
   std::optional<Exit> attend();
   [[nodiscard]] bool needs_attention() const;
-  void take_events();
+  void take_events(u32 ready);
   void deliver_external(u8 vector);
 
   void execute(const Block& block, u64 limit);
@@ -91,9 +92,9 @@ bool Interpreter::Impl::needs_attention() const {
 std::optional<Exit> Interpreter::Impl::attend() {
   const cpu::CpuState& state = core.state();
   if (state.activity == Activity::kShutdown) return Exit::kShutdown;
-  if ((events.pending() & (VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi)) != 0)
-    return Exit::kKick;
-  take_events();
+  const u32 ready = cpu::deliverable(events.pending(), cpu::acceptance_of(state));
+  if ((ready & (VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi)) != 0) return Exit::kKick;
+  take_events(ready);
   if (state.activity == Activity::kShutdown) return Exit::kShutdown;
   if (state.activity != Activity::kRunning) return Exit::kHalt;
   careful = core.has_breakpoints || state.sti_shadow || state.mov_ss_shadow ||
@@ -102,17 +103,16 @@ std::optional<Exit> Interpreter::Impl::attend() {
 }
 
 /// NMIs and interrupts, in the order of SDM 3A, table 6-2.
-void Interpreter::Impl::take_events() {
+void Interpreter::Impl::take_events(u32 ready) {
   cpu::CpuState& state = core.state();
-  if (state.activity == Activity::kWaitForSipi || state.mov_ss_shadow || state.sti_shadow) return;
-  static_cast<void>(events.take(VcpuEvents::kSmi));
-  if (!state.nmi_blocked && events.take(VcpuEvents::kNmi) != 0) {
+  static_cast<void>(events.take(ready & VcpuEvents::kSmi));
+  if (events.take(ready & VcpuEvents::kNmi) != 0) {
     state.activity = Activity::kRunning;
     deliver_external(kNMI);
     state.nmi_blocked = true;
     return;
   }
-  if ((state.rflags & rflags::IF) == 0 || events.take(VcpuEvents::kInterrupt) == 0) return;
+  if (events.take(ready & VcpuEvents::kInterrupt) == 0) return;
   const auto vector = apic.acknowledge();
   if (!vector) return;
   state.activity = Activity::kRunning;

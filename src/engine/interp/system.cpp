@@ -2,6 +2,7 @@
 #include <sys/random.h>
 
 #include "cpu/local_apic.hpp"
+#include "cpu/pause_loop.hpp"
 #include "engine/interp/flags.hpp"
 #include "engine/interp/handlers.hpp"
 #include "engine/interp/system_registers.hpp"
@@ -13,6 +14,12 @@ namespace {
 using namespace x86;
 
 Outcome nop(Core&, const Op&) { return Outcome::kNext; }
+// SDM 2B, PAUSE.
+Outcome pause(Core&, const Op&) {
+  thread_local cpu::PauseLoop loop;  // each vCPU has a thread
+  loop.count();
+  return Outcome::kNext;
+}
 Outcome undefined(Core& core, const Op&) { return core.raise(Fault::ud()); }
 
 // SDM 2A, HLT.
@@ -247,7 +254,7 @@ constexpr std::array kRows = {
     HandlerRow VERT_ANY_SIZE(MFENCE, fence),
     HandlerRow VERT_ANY_SIZE(SFENCE, fence),
     HandlerRow VERT_ANY_SIZE(SERIALIZE, fence),
-    HandlerRow VERT_ANY_SIZE(PAUSE, nop),
+    HandlerRow VERT_ANY_SIZE(PAUSE, pause),
     HandlerRow VERT_ANY_SIZE(NOP, nop),
     HandlerRow VERT_ANY_SIZE(ENDBR32, nop),
     HandlerRow VERT_ANY_SIZE(ENDBR64, nop),

@@ -128,6 +128,19 @@ TEST_P(DebugTest, Int1NeedsNoPrivilege) {
   EXPECT_EQ(caught.rip, kUserCode + 1);
 }
 
+TEST_P(DebugTest, Int1TakesOverAWatchpointThatMovSsHeldBack) {
+  load_user(SNIPPET(mov_ss_icebp));
+  const u16 stack = kUserDs;
+  rig().write_host(rig().map(kPage, 1, {true, true, false}), {reinterpret_cast<const u8*>(&stack), 2});
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRsi] = state.dr[0] = kPage;
+  state.dr7 |= kReadWrite1;
+  const Caught caught = run_to_exception(state);
+  EXPECT_EQ(caught.vector, x86::kDB);
+  EXPECT_EQ(caught.rip, kUserCode + 3);
+  EXPECT_EQ(rig().state().dr6 & dr6::kBreakpoints, 1U);
+}
+
 class EarlyModeTest : public SystemTest {
  protected:
   static constexpr u64 kEntry = 0x8000;

@@ -135,6 +135,12 @@ snippet icebp
         int3
 end icebp
 
+snippet mov_ss_icebp
+        mov     ss, [rsi]
+        .byte 0xF1
+        int3
+end mov_ss_icebp
+
 snippet write_dr
         mov dr0, rax
         hlt
