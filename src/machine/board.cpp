@@ -36,8 +36,8 @@ constexpr auto kPmTimerWidth =
 
 }  // namespace
 
-Board::Board(const MemoryMap& map, base::TimeService& time, cpu::ApicFabric& fabric,
-             const BoardEvents& events)
+Board::Board(const MemoryMap& map, memory::GuestMemory& memory, base::TimeService& time,
+             cpu::ApicFabric& fabric, const BoardEvents& events)
     : fabric_(fabric),
       io_apic_(fabric),
       router_(pic_, io_apic_),
@@ -48,14 +48,16 @@ Board::Board(const MemoryMap& map, base::TimeService& time, cpu::ApicFabric& fab
       keyboard_(router_.connect_isa(kKeyboardIrq), router_.connect_isa(kMouseIrq), events.reset),
       // A soft reset (INIT) would start the boot processor at firmware that is not there.
       reset_control_([reset = events.reset](device::ResetKind) { reset(); }),
+      fw_cfg_(memory),
       pci_(device::PciBuses{mmio_, pio_}) {
   fabric_.set_eoi_listener(&io_apic_);
 }
 
-Result<std::unique_ptr<Board>> Board::create(const MemoryMap& map, base::TimeService& time,
-                                             cpu::ApicFabric& fabric, const BoardEvents& events,
+Result<std::unique_ptr<Board>> Board::create(const MemoryMap& map, memory::GuestMemory& memory,
+                                             base::TimeService& time, cpu::ApicFabric& fabric,
+                                             const BoardEvents& events,
                                              const std::vector<std::string>& devices) {
-  std::unique_ptr<Board> board(new Board(map, time, fabric, events));
+  std::unique_ptr<Board> board(new Board(map, memory, time, fabric, events));
   VERT_TRY(board->map_devices());
   for (const std::string& name : devices) VERT_TRY(board->add_optional(name, events));
   return board;
@@ -73,6 +75,7 @@ Status Board::map_devices() {
   VERT_TRY(keyboard_.map(pio_));
   VERT_TRY(reset_control_.map(pio_));
   VERT_TRY(ignored_ports_.map(pio_));
+  VERT_TRY(fw_cfg_.map(pio_));
   return pci_.map();
 }
 
@@ -101,10 +104,35 @@ void Board::reset() {
   pm_.reset();
   keyboard_.reset();
   reset_control_.reset();
+  fw_cfg_.reset();
   pci_.reset();
   if (testdev_) testdev_->reset();
   io_apic_.reset();
   pic_.reset();
+}
+
+/// SeaBIOS, src/hw/pic.c and timer.c: vectors 08h and 70h, all masked but timer and cascade (SeaBIOS opens
+/// more, for devices that it serves); channel 0 counts 65536 in mode 2, 18.2 times a second.
+void Board::set_up_as_firmware() {
+  constexpr u64 kMasterCommand = 0x20;
+  constexpr u64 kMasterData = 0x21;
+  constexpr u64 kSlaveCommand = 0xA0;
+  constexpr u64 kSlaveData = 0xA1;
+  constexpr u64 kTimerChannel0 = 0x40;
+  constexpr u64 kTimerControl = 0x43;
+  struct Write {
+    u64 port;
+    u8 value;
+  };
+  constexpr Write kWrites[] = {
+      {kMasterCommand, 0x11}, {kSlaveCommand, 0x11},  // ICW1: cascaded, edges, ICW4 follows
+      {kMasterData, 0x08},    {kSlaveData, 0x70},     // ICW2: vectors
+      {kMasterData, 0x04},    {kSlaveData, 0x02},     // ICW3: the slave is at input 2
+      {kMasterData, 0x01},    {kSlaveData, 0x01},     // ICW4: 8086
+      {kMasterData, 0xFA},    {kSlaveData, 0xFF},     // OCW1
+      {kTimerControl, 0x34},  {kTimerChannel0, 0},   {kTimerChannel0, 0},
+  };
+  for (const Write& write : kWrites) pio_.write(write.port, 1, write.value);
 }
 
 }  // namespace vert::machine

@@ -18,6 +18,7 @@
 #include "device/legacy/acpi_pm.hpp"
 #include "device/legacy/cmos_rtc.hpp"
 #include "device/legacy/debug_exit.hpp"
+#include "device/legacy/fw_cfg.hpp"
 #include "device/legacy/i8042.hpp"
 #include "device/legacy/i8254.hpp"
 #include "device/legacy/ignored_ports.hpp"
@@ -41,8 +42,9 @@ struct BoardEvents {
 class Board {
  public:
   /// `devices` are names of optional_devices(). All arguments outlive the board.
-  [[nodiscard]] static Result<std::unique_ptr<Board>> create(const MemoryMap& map, base::TimeService& time,
-                                                             cpu::ApicFabric& fabric,
+  [[nodiscard]] static Result<std::unique_ptr<Board>> create(const MemoryMap& map,
+                                                             memory::GuestMemory& memory,
+                                                             base::TimeService& time, cpu::ApicFabric& fabric,
                                                              const BoardEvents& events,
                                                              const std::vector<std::string>& devices);
   Board(const Board&) = delete;
@@ -57,11 +59,16 @@ class Board {
   [[nodiscard]] device::Serial16550& serial() { return serial_; }
   [[nodiscard]] device::AcpiPm& power_management() { return pm_; }
 
+  [[nodiscard]] device::FwCfg& fw_cfg() { return fw_cfg_; }
+
   /// All devices as after power-up.
   void reset();
+  /// What firmware does to them before it hands over: 8259s and timer as SeaBIOS leaves them.
+  void set_up_as_firmware();
 
  private:
-  Board(const MemoryMap& map, base::TimeService& time, cpu::ApicFabric& fabric, const BoardEvents& events);
+  Board(const MemoryMap& map, memory::GuestMemory& memory, base::TimeService& time, cpu::ApicFabric& fabric,
+        const BoardEvents& events);
   [[nodiscard]] Status map_devices();
   [[nodiscard]] Status add_optional(const std::string& name, const BoardEvents& events);
 
@@ -78,6 +85,7 @@ class Board {
   device::I8042 keyboard_;
   device::ResetControl reset_control_;
   device::IgnoredPorts ignored_ports_;
+  device::FwCfg fw_cfg_;
   device::PciHost pci_;
   std::optional<device::DebugExit> debug_exit_;
   std::optional<device::PcTestdev> testdev_;

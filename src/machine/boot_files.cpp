@@ -19,6 +19,35 @@ Result<std::vector<u8>> read_image(const std::string& path, u64 memory_bytes) {
   return bytes;
 }
 
+/// As on QEMU: "FILE ARGUMENTS,FILE ARGUMENTS"; a comma of a name or argument is doubled.
+std::vector<std::string> split_modules(std::string_view list) {
+  std::vector<std::string> modules(1);
+  for (std::size_t i = 0; i < list.size(); ++i) {
+    if (list[i] == ',' && list.substr(i + 1).starts_with(','))
+      modules.back().push_back(list[++i]);
+    else if (list[i] == ',')
+      modules.emplace_back();
+    else
+      modules.back().push_back(list[i]);
+  }
+  return modules;
+}
+
+Status read_module(BootFiles& files, const std::string& name, const std::string& command_line,
+                   u64 memory_bytes) {
+  if (name.empty()) return make_error("--initrd: a module without a name");
+  VERT_ASSIGN(auto bytes, read_image(name, memory_bytes));
+  const auto& kept = files.modules.emplace_back(std::move(bytes));
+  files.source.modules.push_back({name, command_line, kept});
+  return {};
+}
+
+Status read_modules(BootFiles& files, const MachineConfig& config) {
+  for (const std::string& line : split_modules(config.initrd))
+    VERT_TRY(read_module(files, line.substr(0, line.find(' ')), line, config.memory_bytes));
+  return {};
+}
+
 }  // namespace
 
 Result<std::unique_ptr<BootFiles>> read_boot_files(const MachineConfig& config) {
@@ -28,11 +57,12 @@ Result<std::unique_ptr<BootFiles>> read_boot_files(const MachineConfig& config) 
   files->source.kernel_name = config.kernel;
   files->source.kernel = files->kernel;
   files->source.command_line = config.append;
-  if (!config.initrd.empty()) {
-    VERT_ASSIGN(files->initrd, read_image(config.initrd, config.memory_bytes));
-    files->source.initrd_name = config.initrd;
-    files->source.initrd = files->initrd;
-  }
+  if (config.initrd.empty()) return files;
+  VERT_ASSIGN(const KernelKind kind, detect_kernel(config.kernel, files->kernel));
+  if (kind == KernelKind::kMultiboot)
+    VERT_TRY(read_modules(*files, config));
+  else
+    VERT_TRY(read_module(*files, config.initrd, config.initrd, config.memory_bytes));
   return files;
 }
 

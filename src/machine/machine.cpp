@@ -18,6 +18,8 @@
 #include "machine/boot_files.hpp"
 #include "machine/engine_factory.hpp"
 #include "machine/firmware/acpi_tables.hpp"
+#include "machine/firmware/real_mode.hpp"
+#include "machine/fw_cfg_items.hpp"
 #include "machine/guest_bytes.hpp"
 #include "machine/state_dump.hpp"
 #include "machine/vcpu.hpp"
@@ -42,17 +44,12 @@ Status check_limits(const MachineConfig& config) {
   return {};
 }
 
-/// Where firmware leaves word of conventional memory (IBM PC BIOS data area), and the ACPI tables.
+/// What firmware leaves in memory.
 void put_firmware_data(memory::GuestMemory& memory, unsigned cpus) {
-  constexpr u64 kEbdaSegmentAt = 0x40E;
-  constexpr u64 kBaseMemoryKibAt = 0x413;
-  const auto put = [&](u64 address, auto value) {
-    VERT_CHECK(memory.write(Gpa(address), {reinterpret_cast<const u8*>(&value), sizeof value}));
-  };
-  put(kEbdaSegmentAt, static_cast<u16>(kEbdaBase >> 4));
-  put(kBaseMemoryKibAt, static_cast<u16>(kEbdaBase >> 10));
-  put(kEbdaBase, u8{1});  // its size in KiB
-  VERT_CHECK(memory.write(Gpa(kBiosTablesBase), make_acpi_tables(cpus).image));
+  put_real_mode_firmware(memory);
+  const std::vector<u8> tables = place_acpi_tables(make_acpi_tables(cpus), kBiosTablesBase);
+  VERT_CHECK(tables.size() <= kBiosTablesEnd - kBiosTablesBase);
+  VERT_CHECK(memory.write(Gpa(kBiosTablesBase), tables));
 }
 
 /// What firmware sets up on every processor: all memory cacheable by default, and virtual wire mode at the
@@ -159,7 +156,8 @@ Status Machine::Impl::build() {
   VERT_ASSIGN(memory, memory::GuestMemory::create(map.ram_regions()));
   VERT_ASSIGN(loop, base::EventLoop::create());
   loop->pause();
-  VERT_ASSIGN(board, Board::create(map, *loop, fabric, board_events(), config.devices));
+  VERT_ASSIGN(board, Board::create(map, *memory, *loop, fabric, board_events(), config.devices));
+  add_fw_cfg_items(board->fw_cfg(), config.cpus, map, files->source);
   VERT_TRY(make_processors());
   board->pic().set_output_callback([this] { apics.front()->external_interrupt_changed(); });
   VERT_TRY(boot());
@@ -208,6 +206,7 @@ Status Machine::Impl::make_processors() {
 
 Status Machine::Impl::boot() {
   put_firmware_data(*memory, config.cpus);
+  board->set_up_as_firmware();
   for (const auto& vcpu : vcpus) set_up_processor(*vcpu);
   VERT_TRY(load_kernel(files->source, map, *memory, vcpus.front()->state()));
   start_tsc();

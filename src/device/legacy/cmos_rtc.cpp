@@ -265,6 +265,13 @@ std::optional<i64> CmosRtc::next_alarm(i64 after_second) const {
     if ((alarm & 0xc0) == 0xc0) return true;  // "don't care"
     return (index == kHoursAlarm ? decode_hour(alarm) : decode(alarm)) == value;
   };
+  // An alarm at a 79th second never comes; whoever looks for it would look at each second of two days.
+  const auto ever = [&](u8 index, int values) {
+    for (int value = 0; value < values; ++value)
+      if (matches(index, value)) return true;
+    return false;
+  };
+  if (!ever(kHoursAlarm, 24) || !ever(kMinutesAlarm, 60) || !ever(kSecondsAlarm, 60)) return std::nullopt;
   const i64 from = after_second + 1;
   const i64 midnight = floor_div(from, kSecondsPerDay) * kSecondsPerDay;
   for (int hour = 0; hour < 48; ++hour) {

@@ -50,9 +50,10 @@ u64 PcTestdev::read_nothing(u64 /*offset*/, unsigned /*size*/) { return 0; }
 void PcTestdev::write_nothing(u64 /*offset*/, unsigned /*size*/, u64 /*value*/) {}
 
 void PcTestdev::write_lines(u64 offset, unsigned size, u64 value) {
-  if (size != 1) return;
   const std::lock_guard lock(mutex_);
-  if (InterruptLine* line = lines_[offset]; line != nullptr) line->set(value != 0);
+  for (unsigned i = 0; i < size && offset + i < kLines; ++i)
+    if (InterruptLine* line = lines_[offset + i]; line != nullptr)
+      line->set(static_cast<u8>(value >> (8 * i)) != 0);
 }
 
 u64 PcTestdev::read_memory(u64 offset, unsigned size) {
@@ -86,6 +87,8 @@ void PcTestdev::reset() {
   const std::lock_guard lock(mutex_);
   state_.data = 0;
   state_.memory.assign(kMemorySize, 0);
+  for (InterruptLine* line : lines_)
+    if (line != nullptr) line->set(false);
 }
 
 }  // namespace vert::device

@@ -2,7 +2,7 @@
 //
 //   0xe0-0xe3      a 32-bit register, any width        0xe8-0xeb  the same register, byte by byte
 //   0xe4           "flush page": there to be an exit to user space; has no effect a guest can see
-//   0x2000-0x2017  a byte sets interrupt line 0-23     0xff000000 64 KiB of memory behind MMIO
+//   0x2000-0x2017  each byte sets interrupt line 0-23  0xff000000 64 KiB of memory behind MMIO
 //
 // Owned by machine/; any vCPU thread.
 #pragma once

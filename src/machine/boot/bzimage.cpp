@@ -1,4 +1,4 @@
-// Linux bzImage by its 64-bit entry point (Documentation/arch/x86/boot.rst).
+// Linux bzImage by its 64-bit or 32-bit entry point (Documentation/arch/x86/boot.rst).
 #include <algorithm>
 #include <bit>
 
@@ -23,6 +23,7 @@ struct BzImage {
   u64 memory_size = 0;
   u64 initrd_limit = 0;
   u64 command_line_size = 0;
+  bool is_64bit = false;
 };
 
 /// All fields up to header::kEnd lie in the file: parse_bzimage() saw to it.
@@ -43,20 +44,21 @@ Result<u64> load_address(std::string_view name, ImageView image) {
   return (std::max(preferred, kOneMiB) + alignment - 1) & ~(alignment - 1);
 }
 
-Result<std::span<const u8>> protected_mode_part(std::string_view name, ImageView image) {
+u64 setup_size(ImageView image) {
   constexpr u64 kDefaultSetupSectors = 4;
-  constexpr u64 kParagraph = 16;
   const u8 sectors = field<u8>(image, header::kSetupSectors);
-  const u64 start = ((sectors == 0 ? kDefaultSetupSectors : sectors) + 1) * kSectorSize;
+  return ((sectors == 0 ? kDefaultSetupSectors : sectors) + 1) * kSectorSize;
+}
+
+Result<std::span<const u8>> protected_mode_part(std::string_view name, ImageView image) {
+  constexpr u64 kParagraph = 16;
+  const u64 start = setup_size(image);
   const u64 paragraphs = field<u32>(image, header::kSystemSize);
   // The last paragraph may be cut short.
   if (start >= image.size() || paragraphs * kParagraph > image.size() - start + (kParagraph - 1))
     return make_error("{}: truncated: {} bytes of setup and {} of kernel in a file of {}", name, start,
                       paragraphs * kParagraph, image.size());
-  const auto part = *image.slice(start, image.size() - start);
-  if (part.size() <= kEntry64)
-    return make_error("{}: truncated: the kernel ends before its entry point", name);
-  return part;
+  return *image.slice(start, image.size() - start);
 }
 
 Result<BzImage> parse_bzimage(std::string_view name, ImageView image) {
@@ -69,8 +71,6 @@ Result<BzImage> parse_bzimage(std::string_view name, ImageView image) {
                       version >> 8, version & 0xFF);
   if ((field<u8>(image, header::kLoadFlags) & header::kLoadedHigh) == 0)
     return make_error("{}: a zImage, which loads low: vert boots bzImages only", name);
-  if ((field<u16>(image, header::kXLoadFlags) & kKernel64) == 0)
-    return make_error("{}: has no 64-bit entry point (a 32-bit kernel): use a kernel for x86-64", name);
 
   BzImage kernel;
   const u64 header_end = header::kMagic + field<u8>(image, header::kJumpOffset);
@@ -80,6 +80,9 @@ Result<BzImage> parse_bzimage(std::string_view name, ImageView image) {
   const u64 copy_end = std::min({header_end, header::kRoomEnd, image.size()});
   kernel.setup_header = *image.slice(header::kStart, copy_end - header::kStart);
   VERT_ASSIGN(kernel.protected_mode, protected_mode_part(name, image));
+  kernel.is_64bit = (field<u16>(image, header::kXLoadFlags) & kKernel64) != 0;
+  if (kernel.is_64bit && kernel.protected_mode.size() <= kEntry64)
+    return make_error("{}: truncated: the kernel ends before its entry point", name);
   VERT_ASSIGN(kernel.load_address, load_address(name, image));
   kernel.memory_size = std::max<u64>(field<u32>(image, header::kInitSize), kernel.protected_mode.size());
   kernel.initrd_limit = u64{field<u32>(image, header::kInitrdMax)} + 1;
@@ -94,6 +97,10 @@ bool is_bzimage(ImageView image) {
          image.read<u32>(header::kMagic) == header::kMagicValue;
 }
 
+u64 bzimage_setup_size(std::span<const u8> kernel) {
+  return is_bzimage(kernel) ? std::min<u64>(setup_size(kernel), kernel.size()) : 0;
+}
+
 Status load_bzimage(const BootSource& source, const MemoryMap& map, Placement& placement,
                     cpu::CpuState& state) {
   VERT_ASSIGN(const BzImage kernel, parse_bzimage(source.kernel_name, source.kernel));
@@ -101,7 +108,10 @@ Status load_bzimage(const BootSource& source, const MemoryMap& map, Placement& p
     return make_error("{}: wants to be loaded at {:#x}, above 4 GiB", source.kernel_name,
                       kernel.load_address);
   VERT_TRY(placement.put(source.kernel_name, kernel.load_address, kernel.memory_size, kernel.protected_mode));
-  enter_long_mode(placement, state, kernel.load_address + kEntry64);
+  if (kernel.is_64bit)
+    enter_long_mode(placement, state, kernel.load_address + kEntry64);
+  else
+    enter_flat32(placement, state, static_cast<u32>(kernel.load_address));
   return put_linux_params(source, map,
                           {.header = kernel.setup_header,
                            .initrd_limit = kernel.initrd_limit,

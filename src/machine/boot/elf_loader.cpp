@@ -57,12 +57,13 @@ void put_memory_map(const MemoryMap& map, HvmStartInfo& info, Placement& placeme
 
 Status put_initrd_module(const BootSource& source, const MemoryMap& map, HvmStartInfo& info,
                          Placement& placement) {
-  if (!source.initrd) return {};
+  if (source.modules.empty()) return {};
+  const BootModule& initrd = source.modules.front();
   HvmModule module;
-  module.size = source.initrd->size();
-  VERT_ASSIGN(module.address, placement.find_highest(source.initrd_name, module.size,
-                                                     placement.low_end_used(), map.low_end()));
-  VERT_TRY(placement.put(source.initrd_name, module.address, module.size, *source.initrd));
+  module.size = initrd.bytes.size();
+  VERT_ASSIGN(module.address,
+              placement.find_highest(initrd.name, module.size, placement.low_end_used(), map.low_end()));
+  VERT_TRY(placement.put(initrd.name, module.address, module.size, initrd.bytes));
   placement.put_boot_data(boot_area::kTables, bytes_of(module));
   info.modules = boot_area::kTables;
   info.module_count = 1;

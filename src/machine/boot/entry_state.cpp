@@ -64,6 +64,8 @@ void enter_flat32(Placement& placement, cpu::CpuState& state, u32 entry) {
   state.cr3 = 0;
   state.cr4 = 0;
   state.efer = 0;
+  // Where firmware leaves it: kernels that return to real mode count on the vectors there.
+  state.idtr = {0, 0x3FF};
   state.rip = entry;
 }
 

@@ -41,12 +41,14 @@ Status put_linux_params(const BootSource& source, const MemoryMap& map, const Li
   std::ranges::copy(boot.header, page.begin() + header::kStart);
 
   VERT_TRY(placement.put_command_line(source.command_line, boot.command_line_limit));
-  if (source.initrd) {
-    VERT_ASSIGN(const u64 initrd, placement.find_highest(source.initrd_name, source.initrd->size(),
-                                                         placement.low_end_used(), boot.initrd_limit));
-    VERT_TRY(placement.put(source.initrd_name, initrd, source.initrd->size(), *source.initrd));
-    set(page, header::kRamdiskImage, static_cast<u32>(initrd));
-    set(page, header::kRamdiskSize, static_cast<u32>(source.initrd->size()));
+  if (!source.modules.empty()) {
+    const BootModule& initrd = source.modules.front();
+    const u64 size = initrd.bytes.size();
+    VERT_ASSIGN(const u64 address,
+                placement.find_highest(initrd.name, size, placement.low_end_used(), boot.initrd_limit));
+    VERT_TRY(placement.put(initrd.name, address, size, initrd.bytes));
+    set(page, header::kRamdiskImage, static_cast<u32>(address));
+    set(page, header::kRamdiskSize, static_cast<u32>(size));
   }
   set(page, kAcpiRsdp, kBiosTablesBase);
   set_memory_map(page, map);

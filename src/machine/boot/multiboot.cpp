@@ -58,7 +58,7 @@ static_assert(sizeof(MultibootInfo) == 120);
 struct MultibootModule {
   u32 start = 0;
   u32 end = 0;
-  u32 name = 0;
+  u32 command_line = 0;
   u32 reserved = 0;
 };
 
@@ -71,8 +71,9 @@ struct [[gnu::packed]] MultibootMemoryMapEntry {
 static_assert(sizeof(MultibootMemoryMapEntry) == 24);
 
 // Within boot_area::kTables.
+constexpr u64 kMaxModules = 128;
 constexpr u64 kModuleTable = boot_area::kTables;
-constexpr u64 kLoaderNameAt = kModuleTable + sizeof(MultibootModule);
+constexpr u64 kLoaderNameAt = kModuleTable + kMaxModules * sizeof(MultibootModule);
 constexpr char kLoaderNameText[16] = "vert";
 constexpr u64 kMemoryMapAt = kLoaderNameAt + sizeof kLoaderNameText;
 
@@ -118,19 +119,28 @@ Result<u32> put_elf_kernel(const std::string& name, ImageView image, Placement& 
   return static_cast<u32>(elf.entry);
 }
 
-Status put_module(const BootSource& source, const MemoryMap& map, MultibootInfo& info, Placement& placement) {
-  if (!source.initrd) return {};
-  const u64 size = source.initrd->size();
+Result<MultibootModule> put_module(const BootModule& module, const MemoryMap& map, Placement& placement) {
+  const u64 size = module.bytes.size();
   VERT_ASSIGN(const u64 start,
-              placement.find_lowest(source.initrd_name, size, placement.low_end_used(), map.low_end()));
-  VERT_TRY(placement.put(source.initrd_name, start, size, *source.initrd));
-  VERT_TRY(placement.put_module_name(source.initrd_name));
-  const MultibootModule module = {static_cast<u32>(start), static_cast<u32>(start + size),
-                                  static_cast<u32>(boot_area::kModuleName), 0};
-  placement.put_boot_data(kModuleTable, bytes_of(module));
+              placement.find_lowest(module.name, size, placement.low_end_used(), map.low_end()));
+  VERT_TRY(placement.put(module.name, start, size, module.bytes));
+  VERT_ASSIGN(const u64 line, placement.put_module_line(module.command_line));
+  return MultibootModule{static_cast<u32>(start), static_cast<u32>(start + size), static_cast<u32>(line), 0};
+}
+
+Status put_modules(const BootSource& source, const MemoryMap& map, MultibootInfo& info,
+                   Placement& placement) {
+  if (source.modules.empty()) return {};
+  if (source.modules.size() > kMaxModules)
+    return make_error("{} modules are more than a multiboot kernel can be given: {} are the most",
+                      source.modules.size(), kMaxModules);
   info.flags |= MultibootInfo::kModules;
-  info.module_count = 1;
   info.modules = static_cast<u32>(kModuleTable);
+  for (const BootModule& module : source.modules) {
+    VERT_ASSIGN(const MultibootModule entry, put_module(module, map, placement));
+    placement.put_boot_data(kModuleTable + info.module_count * sizeof entry, bytes_of(entry));
+    ++info.module_count;
+  }
   return {};
 }
 
@@ -178,7 +188,7 @@ Status load_multiboot(const BootSource& source, const MemoryMap& map, Placement&
   info.command_line = static_cast<u32>(boot_area::kCommandLine);
   info.loader_name = static_cast<u32>(kLoaderNameAt);
   placement.put_boot_data(kLoaderNameAt, bytes_of(kLoaderNameText));
-  VERT_TRY(put_module(source, map, info, placement));
+  VERT_TRY(put_modules(source, map, info, placement));
   put_memory_map(map, info, placement);
   placement.put_boot_data(boot_area::kInfo, bytes_of(info));
   enter_flat32(placement, state, entry);

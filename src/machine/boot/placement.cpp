@@ -89,12 +89,14 @@ Status Placement::put_command_line(const std::string& text, u64 limit) {
   return {};
 }
 
-Status Placement::put_module_name(const std::string& text) {
-  if (text.size() >= boot_area::kModuleNameSize)
-    return make_error("the initrd's name has {} characters, but {} are the most that can be passed on",
-                      text.size(), boot_area::kModuleNameSize - 1);
-  put_boot_data(boot_area::kModuleName, as_bytes(text));
-  return {};
+Result<u64> Placement::put_module_line(const std::string& text) {
+  const u64 address = module_lines_end_;
+  if (text.size() >= boot_area::kEnd - address)
+    return make_error("the modules' command lines take more than {} bytes in all: shorten --initrd",
+                      boot_area::kModuleLinesSize);
+  put_boot_data(address, as_bytes(text));
+  module_lines_end_ += text.size() + 1;
+  return address;
 }
 
 void Placement::put_boot_data(u64 address, std::span<const u8> bytes) {

@@ -22,9 +22,9 @@ inline constexpr u64 kInfo = kBase + 0x7000;    // boot_params, hvm_start_info o
 inline constexpr u64 kTables = kBase + 0x8000;  // memory map and module list: one page
 inline constexpr u64 kCommandLine = kBase + 0x9000;
 inline constexpr u64 kCommandLineSize = 0x10000;  // with the final NUL
-inline constexpr u64 kModuleName = kCommandLine + kCommandLineSize;
-inline constexpr u64 kModuleNameSize = kPageSize;  // with the final NUL
-inline constexpr u64 kEnd = kModuleName + kModuleNameSize;
+inline constexpr u64 kModuleLines = kCommandLine + kCommandLineSize;
+inline constexpr u64 kModuleLinesSize = 2 * kPageSize;  // of all modules, each with its NUL
+inline constexpr u64 kEnd = kModuleLines + kModuleLinesSize;
 }  // namespace boot_area
 
 class Placement {
@@ -44,7 +44,8 @@ class Placement {
 
   /// The command line, with its NUL. Error: longer than `limit` bytes without it, or than boot_area has room.
   [[nodiscard]] Status put_command_line(const std::string& text, u64 limit);
-  [[nodiscard]] Status put_module_name(const std::string& text);
+  /// A multiboot module's command line; yields its address. Error: no room is left in boot_area.
+  [[nodiscard]] Result<u64> put_module_line(const std::string& text);
   /// vert's own tables in boot_area.
   void put_boot_data(u64 address, std::span<const u8> bytes);
 
@@ -62,6 +63,7 @@ class Placement {
   memory::GuestMemory& memory_;
   u64 low_end_;
   std::vector<Claim> claims_;
+  u64 module_lines_end_ = boot_area::kModuleLines;
 };
 
 }  // namespace vert::machine

@@ -1,6 +1,8 @@
 #include "machine/firmware/acpi_tables.hpp"
 
 #include <algorithm>
+#include <cstring>
+#include <span>
 
 #include "base/error.hpp"
 #include "device/legacy/acpi_pm.hpp"
@@ -27,6 +29,10 @@ std::vector<u8> make_facs() {
 }
 
 /// ACPI 6.4, 5.2.9.
+constexpr u32 kFadtFacs = 36;
+constexpr u32 kFadtDsdt = 40;
+constexpr u32 kFadtXDsdt = 140;
+
 std::vector<u8> make_fadt(u32 facs, u32 dsdt) {
   constexpr u8 kRevision = 6;
   constexpr u8 kMinorRevision = 4;
@@ -134,54 +140,86 @@ std::vector<u8> make_mcfg() {
 }
 
 /// ACPI 6.4, 5.2.5.3.
-std::vector<u8> make_rsdp(u64 xsdt) {
-  constexpr std::size_t kSize = 36;
-  constexpr std::size_t kFirstPart = 20;
+AcpiBlob make_rsdp(u32 xsdt) {
+  constexpr u32 kSize = 36;
+  constexpr u32 kFirstPart = 20;
   constexpr u8 kRevision = 2;
+  constexpr u32 kXsdtAddress = 24;
   std::vector<u8> rsdp(kSize);
   std::ranges::copy(std::string_view("RSD PTR "), rsdp.begin());
   std::ranges::copy(std::string_view("VERT  "), rsdp.begin() + 9);
   rsdp[15] = kRevision;
   rsdp[20] = kSize;
-  for (unsigned i = 0; i < 8; ++i) rsdp[24 + i] = static_cast<u8>(xsdt >> (8 * i));
-  rsdp[8] = TableBuilder::checksum(rsdp.data(), kFirstPart);
-  rsdp[32] = TableBuilder::checksum(rsdp.data(), kSize);
-  return rsdp;
+  for (unsigned i = 0; i < 4; ++i) rsdp[kXsdtAddress + i] = static_cast<u8>(xsdt >> (8 * i));
+  return {.bytes = rsdp, .pointers = {{kXsdtAddress, 8}}, .checksums = {{8, 0, kFirstPart}, {32, 0, kSize}}};
 }
 
-/// Appends tables to the image, each on a 64-byte boundary (the FACS needs it).
+/// Appends tables to a blob, each on a 64-byte boundary (the FACS needs it).
 class Layout {
  public:
-  explicit Layout(std::size_t first) : image_(first) {}
-
-  /// Guest-physical address of the table.
+  /// Offset of the table in the blob.
   u32 add(const std::vector<u8>& table) {
-    constexpr std::size_t kAlignment = 64;
-    const std::size_t offset = (image_.size() + kAlignment - 1) & ~(kAlignment - 1);
-    image_.resize(offset);
-    image_.insert(image_.end(), table.begin(), table.end());
-    return static_cast<u32>(kBiosTablesBase + offset);
+    const u32 offset =
+        (static_cast<u32>(blob_.bytes.size()) + AcpiTables::kAlignment - 1) & ~(AcpiTables::kAlignment - 1);
+    blob_.bytes.resize(offset);
+    blob_.bytes.insert(blob_.bytes.end(), table.begin(), table.end());
+    return offset;
   }
-  [[nodiscard]] std::vector<u8>& image() { return image_; }
+  /// A table with offsets of others in it, at these places.
+  u32 add(const std::vector<u8>& table, std::span<const AcpiBlob::Pointer> pointers) {
+    constexpr u32 kChecksum = 9;
+    const u32 offset = add(table);
+    for (const AcpiBlob::Pointer& pointer : pointers)
+      blob_.pointers.push_back({offset + pointer.offset, pointer.size});
+    blob_.bytes[offset + kChecksum] = 0;
+    blob_.checksums.push_back({offset + kChecksum, offset, static_cast<u32>(table.size())});
+    return offset;
+  }
+  [[nodiscard]] AcpiBlob take() { return std::move(blob_); }
 
  private:
-  std::vector<u8> image_;
+  AcpiBlob blob_;
 };
+
+void relocate(AcpiBlob& blob, u64 tables) {
+  for (const AcpiBlob::Pointer& pointer : blob.pointers) {
+    u64 value = 0;
+    std::memcpy(&value, &blob.bytes[pointer.offset], pointer.size);
+    value += tables;
+    std::memcpy(&blob.bytes[pointer.offset], &value, pointer.size);
+  }
+  for (const AcpiBlob::Checksum& sum : blob.checksums)
+    blob.bytes[sum.offset] = TableBuilder::checksum(&blob.bytes[sum.start], sum.size);
+}
 
 }  // namespace
 
 AcpiTables make_acpi_tables(unsigned cpus) {
   VERT_CHECK(cpus >= 1 && cpus <= 255);
-  Layout layout(make_rsdp(0).size());
+  Layout layout;
   const u32 facs = layout.add(make_facs());
   const u32 dsdt = layout.add(make_dsdt(cpus));
-  const u32 tables[] = {layout.add(make_fadt(facs, dsdt)), layout.add(make_madt(cpus)),
+  const AcpiBlob::Pointer fadt_pointers[] = {{kFadtFacs, 4}, {kFadtDsdt, 4}, {kFadtXDsdt, 8}};
+  const u32 tables[] = {layout.add(make_fadt(facs, dsdt), fadt_pointers), layout.add(make_madt(cpus)),
                         layout.add(make_mcfg())};
   TableBuilder xsdt("XSDT", 1);
-  for (const u32 table : tables) xsdt.u64_(table);
-  std::ranges::copy(make_rsdp(layout.add(xsdt.finish())), layout.image().begin());
-  VERT_CHECK(layout.image().size() <= kBiosTablesEnd - kBiosTablesBase);
-  return {std::move(layout.image())};
+  std::vector<AcpiBlob::Pointer> xsdt_pointers;
+  for (const u32 table : tables) {
+    xsdt_pointers.push_back({static_cast<u32>(TableBuilder::kHeaderSize + 8 * xsdt_pointers.size()), 8});
+    xsdt.u64_(table);
+  }
+  AcpiBlob rsdp = make_rsdp(layout.add(xsdt.finish(), xsdt_pointers));
+  return {.rsdp = std::move(rsdp), .tables = layout.take()};
+}
+
+std::vector<u8> place_acpi_tables(AcpiTables tables, u64 base) {
+  VERT_CHECK(base % AcpiTables::kAlignment == 0 && tables.rsdp.bytes.size() <= AcpiTables::kAlignment);
+  relocate(tables.rsdp, base + AcpiTables::kAlignment);
+  relocate(tables.tables, base + AcpiTables::kAlignment);
+  std::vector<u8> image = std::move(tables.rsdp.bytes);
+  image.resize(AcpiTables::kAlignment);
+  image.insert(image.end(), tables.tables.bytes.begin(), tables.tables.bytes.end());
+  return image;
 }
 
 }  // namespace vert::machine

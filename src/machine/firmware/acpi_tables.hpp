@@ -1,6 +1,8 @@
 // The ACPI tables of the machine: RSDP, XSDT, FADT, FACS, MADT, MCFG and DSDT (ACPI 6.4, chapter 5).
 //
-// Made once for each machine and laid into RAM from kBiosTablesBase on; the E820 list reserves that range.
+// Made at no particular address. vert lays them into RAM from kBiosTablesBase on, which the E820 list
+// reserves; firmware gets them by fw_cfg, with the commands that tell it how to place them
+// (table_loader.hpp).
 #pragma once
 
 #include <vector>
@@ -27,13 +29,35 @@ inline constexpr u8 kPciIrqCount = 8;
   return static_cast<u8>(acpi::kPciIrqBase + (slot + pin) % acpi::kPciIrqCount);
 }
 
+/// Tables as they are before anybody has given them an address.
+struct AcpiBlob {
+  /// To be raised by the address of AcpiTables::tables.
+  struct Pointer {
+    u32 offset = 0;
+    u8 size = 0;
+  };
+  /// The byte at `offset`, 0 as yet, makes the sum of the range 0, once all pointers are right.
+  struct Checksum {
+    u32 offset = 0;
+    u32 start = 0;
+    u32 size = 0;
+  };
+  std::vector<u8> bytes;
+  std::vector<Pointer> pointers;
+  std::vector<Checksum> checksums;
+};
+
 struct AcpiTables {
-  /// To be copied to kBiosTablesBase; ends before kBiosTablesEnd. The RSDP comes first.
-  std::vector<u8> image;
+  AcpiBlob rsdp;
+  AcpiBlob tables;  // all others; to lie at a multiple of kAlignment
+  static constexpr u32 kAlignment = 64;
 };
 
 /// `cpus` is 1 to 255; their APIC IDs are 0 to cpus - 1.
 [[nodiscard]] AcpiTables make_acpi_tables(unsigned cpus);
+
+/// To be copied to `base`, a multiple of AcpiTables::kAlignment: the RSDP, and behind it the tables.
+[[nodiscard]] std::vector<u8> place_acpi_tables(AcpiTables tables, u64 base);
 
 /// The DSDT alone, with its header.
 [[nodiscard]] std::vector<u8> make_dsdt(unsigned cpus);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include "device/legacy/acpi_pm.hpp"
+#include "device/legacy/fw_cfg.hpp"
 #include "machine/firmware/acpi_tables.hpp"
 #include "machine/firmware/aml.hpp"
 #include "machine/firmware/memory_map.hpp"
@@ -80,6 +81,7 @@ Bytes isa_device(std::string_view name, std::string_view id, u64 unique_id,
 
 Bytes isa_devices() {
   constexpr u8 kPmPortCount = 0x80;
+  constexpr u8 kPresentHidden = 0xB;  // present, enabled, working, but not for users (ACPI 6.4, 6.3.7)
   return aml::join({
       isa_device("COM1", "PNP0501", 1, {aml::io_ports(0x3F8, 8), aml::isa_irq(4)}),
       isa_device("RTC_", "PNP0B00", 0, {aml::io_ports(0x70, 2), aml::isa_irq(8)}),
@@ -91,6 +93,11 @@ Bytes isa_devices() {
                  {aml::io_ports(device::kAcpiSmiCommandPort, 2),
                   aml::io_ports(device::kAcpiPm1EventBlock, kPmPortCount),
                   aml::fixed_memory(static_cast<u32>(kEcamBase), static_cast<u32>(kEcamSize))}),
+      // QEMU, docs/specs/fw_cfg.rst, "ACPI Interface".
+      aml::device("FWCF", aml::join({aml::name("_HID", aml::string("QEMU0002")),
+                                     aml::name("_STA", aml::integer(kPresentHidden)),
+                                     aml::name("_CRS", aml::resources({aml::io_ports(
+                                                           device::FwCfg::kBase, device::FwCfg::kPorts)}))})),
   });
 }
 

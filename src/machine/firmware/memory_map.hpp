@@ -15,7 +15,8 @@ namespace vert::machine {
 inline constexpr u64 kEbdaBase = 0x9FC00;  // end of conventional memory
 inline constexpr u64 kBiosTablesBase =
     0xE0000;  // ACPI tables: where an OS looks for the RSDP (ACPI 6.4, 5.2.5.1)
-inline constexpr u64 kBiosTablesEnd = 0x100000;
+inline constexpr u64 kBiosTablesEnd = 0xFFE00;
+inline constexpr u64 kBiosCodeBase = kBiosTablesEnd;  // real-mode interrupt handlers
 inline constexpr u64 kOneMiB = 0x100000;
 inline constexpr u64 kEcamBase = 0xB0000000;  // also the end of low RAM
 inline constexpr u64 kEcamSize = 0x10000000;

@@ -105,8 +105,7 @@ void run_one(u64 seed, const std::vector<Image>& images, bool& loaded) {
   BootSource source;
   source.kernel_name = "kernel";
   source.kernel = kernel;
-  source.initrd_name = "initrd";
-  if (random.below(2) == 0) source.initrd = initrd;
+  if (random.below(2) == 0) source.modules = {{"initrd", "initrd", initrd}};
   source.command_line = std::string(random.below(10) == 0 ? random.below(100'000) : 20, 'c');
   cpu::CpuState state;
   const Status status = load_kernel(source, map, *memory, state);

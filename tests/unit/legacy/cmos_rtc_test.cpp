@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+
 #include "device_test.hpp"
 
 namespace vert::device {
@@ -162,6 +164,16 @@ TEST_F(Rtc, ImpossibleAlarmNeverComes) {
   put(0x0b, 0x22);
   time.advance(48 * 3600 * kSecond);
   EXPECT_EQ(line.rises, 0u);
+}
+
+TEST_F(Rtc, ImpossibleAlarmCostsNoSearchAtEachAccess) {
+  put(0x01, 0x79);
+  put(0x03, 0xc0);
+  put(0x05, 0xc0);
+  put(0x0b, 0x22);
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < 20'000; ++i) static_cast<void>(get(0x0c));
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(2));
 }
 
 TEST_F(Rtc, AHostClockThatIsSetBackDoesNoHarm) {

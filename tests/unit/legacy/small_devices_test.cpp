@@ -96,9 +96,23 @@ TEST_F(Testdev, BytesSetLines) {
   EXPECT_TRUE(fakes[23].level);
   out(0x2000 + 23, 0);
   EXPECT_FALSE(fakes[23].level);
-  ports.write(0x2004, 2, 0xffff);
-  EXPECT_FALSE(fakes[4].level) << "bytes only";
   out(0x2000, 1);  // not connected
+}
+
+TEST_F(Testdev, AWideWriteSetsALineForEachByte) {
+  fakes[12].level = true;
+  ports.write(0x200b, 4, 0x01000001);
+  EXPECT_TRUE(fakes[11].level);
+  EXPECT_FALSE(fakes[12].level);
+  EXPECT_TRUE(fakes[14].level);
+  ports.write(0x2017, 4, 0x0101);
+  EXPECT_TRUE(fakes[23].level);
+}
+
+TEST_F(Testdev, ResetLowersTheLines) {
+  out(0x200a, 1);
+  device.reset();
+  EXPECT_FALSE(fakes[10].level);
 }
 
 TEST_F(Testdev, MemoryBehindMmio) {

@@ -26,7 +26,6 @@ class Boot {
   Status load(const Image& kernel) {
     source.kernel = kernel;
     source.kernel_name = "kernel";
-    source.initrd_name = "initrd";
     return load_kernel(source, map, *memory, state);
   }
   template <typename T>
@@ -119,10 +118,30 @@ TEST(BzImage, IsEnteredAsTheBootProtocolSays) {
   EXPECT_EQ(boot.at<u32>(params + 0x2D0 + 56), 1U);
 }
 
+TEST(BzImage, Without64BitEntryIsEnteredInFlatProtectedMode) {
+  Image image = test::make_bzimage();
+  poke<u16>(image, 0x236, 0);
+  Boot boot;
+  boot.state.gpr.fill(0x5A5A);
+  ASSERT_TRUE(boot.load(image));
+  const auto& state = boot.state;
+  EXPECT_EQ(state.rip, 0x1000000U);
+  EXPECT_EQ(state.cr0, x86::cr0::PE | x86::cr0::ET);
+  EXPECT_EQ(state.efer, 0U);
+  EXPECT_EQ(state.rflags, x86::rflags::kFixed1);
+  EXPECT_TRUE(state.seg(x86::kCs).is_big() && !state.seg(x86::kCs).is_long());
+  EXPECT_EQ(state.seg(x86::kCs).selector, 0x10);
+  EXPECT_EQ(state.seg(x86::kDs).selector, 0x18);
+  for (const auto& segment : state.segment) expect_loaded_from_gdt(boot, segment);
+  for (const unsigned zero : {x86::kRbx, x86::kRbp, x86::kRdi}) EXPECT_EQ(state.gpr[zero], 0U);
+  EXPECT_EQ(boot.at<u32>(state.gpr[x86::kRsi] + 0x202), 0x53726448U);
+  EXPECT_TRUE(boot.holds(0x1000000, std::span(image).subspan(test::kBzSetupBytes)));
+}
+
 TEST(BzImage, InitrdGoesAsHighAsTheKernelAllows) {
   const Image initrd(5000, 0xA5);
   Boot boot;
-  boot.source.initrd = initrd;
+  boot.source.modules = {{"initrd", "initrd", initrd}};
   ASSERT_TRUE(boot.load(test::make_bzimage()));
   const u64 params = boot.state.gpr[x86::kRsi];
   EXPECT_EQ(boot.at<u32>(params + 0x218), 64 * kMiB - 8192);
@@ -132,7 +151,7 @@ TEST(BzImage, InitrdGoesAsHighAsTheKernelAllows) {
   Image limited = test::make_bzimage();
   poke<u32>(limited, 0x22C, 0x2FFFFFF);
   Boot second;
-  second.source.initrd = initrd;
+  second.source.modules = {{"initrd", "initrd", initrd}};
   ASSERT_TRUE(second.load(limited));
   EXPECT_EQ(second.at<u32>(second.state.gpr[x86::kRsi] + 0x218), 0x3000000U - 8192);
 }
@@ -141,7 +160,7 @@ TEST(BzImage, TooLittleMemoryIsSaid) {
   EXPECT_NE(error_of(test::make_bzimage(), 16 * kMiB).find("--memory"), std::string::npos);
   Boot boot(24 * kMiB);
   const Image initrd(8 * kMiB);
-  boot.source.initrd = initrd;
+  boot.source.modules = {{"initrd", "initrd", initrd}};
   const Status status = boot.load(test::make_bzimage());
   ASSERT_FALSE(status);
   EXPECT_TRUE(status.error().message.starts_with("initrd: ")) << status.error().message;
@@ -183,11 +202,10 @@ TEST_P(BadBzImage, IsRefused) {
 INSTANTIATE_TEST_SUITE_P(
     Fields, BadBzImage,
     testing::Values(BadField{0x206, 0x20B, 2, "protocol 2.11"}, BadField{0x211, 0, 1, "zImage"},
-                    BadField{0x236, 0, 2, "64-bit entry"}, BadField{0x201, 0x10, 1, "setup header"},
-                    BadField{0x1F1, 255, 1, "truncated"}, BadField{0x1F4, 0xFFFFFFFF, 4, "truncated"},
-                    BadField{0x230, 3, 4, "power of two"}, BadField{0x230, 0, 4, "power of two"},
-                    BadField{0x230, 0x80000000, 4, "--memory"}, BadField{0x258, ~u64{0}, 8, "above 4 GiB"},
-                    BadField{0x260, 0xFFFFFFFF, 4, "--memory"}));
+                    BadField{0x201, 0x10, 1, "setup header"}, BadField{0x1F1, 255, 1, "truncated"},
+                    BadField{0x1F4, 0xFFFFFFFF, 4, "truncated"}, BadField{0x230, 3, 4, "power of two"},
+                    BadField{0x230, 0, 4, "power of two"}, BadField{0x230, 0x80000000, 4, "--memory"},
+                    BadField{0x258, ~u64{0}, 8, "above 4 GiB"}, BadField{0x260, 0xFFFFFFFF, 4, "--memory"}));
 
 TEST(BzImage, ThatCannotMoveIsNotMoved) {
   Image image = test::make_bzimage();
@@ -203,7 +221,7 @@ TEST(BzImage, ThatCannotMoveIsNotMoved) {
 TEST(Pvh, IsEnteredInFlatProtectedMode) {
   const Image initrd(100, 0x5A);
   Boot boot;
-  boot.source.initrd = initrd;
+  boot.source.modules = {{"initrd", "initrd", initrd}};
   boot.source.command_line = "a b";
   const Image image = test::make_elf64({.pvh = true});
   EXPECT_EQ(detect_kernel("k", image).value(), KernelKind::kPvh);
@@ -326,7 +344,7 @@ TEST(PlainElf, OtherMachinesAndTypesAreRefused) {
 TEST(Multiboot, FlatImageGoesWhereItsHeaderSays) {
   const Image module(4097, 0x77);
   Boot boot;
-  boot.source.initrd = module;
+  boot.source.modules = {{"initrd", "initrd", module}};
   boot.source.command_line = "x=1";
   const Image image = test::make_flat_multiboot();
   EXPECT_EQ(detect_kernel("k", image).value(), KernelKind::kMultiboot);
@@ -356,6 +374,39 @@ TEST(Multiboot, FlatImageGoesWhereItsHeaderSays) {
   EXPECT_EQ(boot.at<u32>(map), 20U);
   EXPECT_EQ(boot.at<u64>(map + 24 + 4), kEbdaBase);
   EXPECT_EQ(boot.at<u32>(map + 24 + 20), 2U);
+}
+
+TEST(Multiboot, EachModuleHasItsPlaceAndItsCommandLine) {
+  const Image first(4097, 0x11);
+  const Image second(3, 0x22);
+  Boot boot;
+  boot.source.modules = {{"a", "a x y", first}, {"b", "b", second}};
+  ASSERT_TRUE(boot.load(test::make_flat_multiboot()));
+  const u64 info = boot.state.gpr[x86::kRbx];
+  ASSERT_EQ(boot.at<u32>(info + 20), 2U);
+  const u64 modules = boot.at<u32>(info + 24);
+  EXPECT_TRUE(boot.holds(boot.at<u32>(modules), first));
+  EXPECT_EQ(boot.text(boot.at<u32>(modules + 8)), "a x y");
+  EXPECT_EQ(boot.at<u32>(modules + 16) % kPageSize, 0U);
+  EXPECT_EQ(boot.at<u32>(modules + 20) - boot.at<u32>(modules + 16), 3U);
+  EXPECT_TRUE(boot.holds(boot.at<u32>(modules + 16), second));
+  EXPECT_EQ(boot.text(boot.at<u32>(modules + 24)), "b");
+  EXPECT_EQ(boot.text(boot.at<u32>(info + 64)), "vert");
+}
+
+TEST(Multiboot, TooManyModulesOrTooLongLinesAreRefused) {
+  const Image byte(1);
+  const auto with = [&](std::size_t count, const std::string& line) {
+    Boot boot;
+    boot.source.modules.assign(count, {"m", line, byte});
+    const Status status = boot.load(test::make_flat_multiboot());
+    return status ? "loaded" : status.error().message;
+  };
+  EXPECT_EQ(with(128, "m"), "loaded");
+  EXPECT_NE(with(129, "m").find("128 are the most"), std::string::npos);
+  EXPECT_EQ(with(1, std::string(8191, 'x')), "loaded");
+  EXPECT_NE(with(1, std::string(8192, 'x')).find("shorten --initrd"), std::string::npos);
+  EXPECT_NE(with(2, std::string(4096, 'x')).find("shorten --initrd"), std::string::npos);
 }
 
 TEST(Multiboot, LoadEndAndBssMayBeLeftOut) {

@@ -17,6 +17,8 @@
 #include "machine/firmware/acpi_tables.hpp"
 #include "machine/firmware/aml.hpp"
 #include "machine/firmware/memory_map.hpp"
+#include "machine/firmware/real_mode.hpp"
+#include "machine/firmware/table_loader.hpp"
 
 namespace vert::machine {
 namespace {
@@ -70,7 +72,8 @@ TEST(MemoryMap, E820IsSortedDisjointAndAgreesWithRam) {
 /// The tables as an OS finds them: from the RSDP on.
 class Tables {
  public:
-  explicit Tables(unsigned cpus) : image(make_acpi_tables(cpus).image) {
+  explicit Tables(unsigned cpus) : Tables(place_acpi_tables(make_acpi_tables(cpus), kBiosTablesBase)) {}
+  explicit Tables(std::vector<u8> placed) : image(std::move(placed)) {
     const u64 xsdt = get<u64>(24);
     const u64 at = xsdt - kBiosTablesBase;
     tables["XSDT"] = at;
@@ -175,6 +178,98 @@ TEST(Acpi, MadtListsProcessorsAndInterrupts) {
   EXPECT_EQ(acpi.get<u8>(entries[4][0] + 5), 1);
 }
 
+/// As firmware does: runs the loader's commands (QEMU, hw/acpi/bios-linker-loader.c) on the files.
+class Firmware {
+ public:
+  explicit Firmware(const AcpiTables& tables) {
+    files_[kAcpiRsdpFile] = {tables.rsdp.bytes, 0, 0};
+    files_[kAcpiTablesFile] = {tables.tables.bytes, 0, 0};
+    const std::vector<u8> commands = make_table_loader(tables);
+    EXPECT_EQ(commands.size() % 128, 0U);
+    for (std::size_t at = 0; at < commands.size(); at += 128) run(&commands[at]);
+  }
+  /// RSDP first, the tables 64 bytes on: as place_acpi_tables() has it.
+  std::vector<u8> image() {
+    std::vector<u8> image = files_[kAcpiRsdpFile].bytes;
+    image.resize(64);
+    const auto& tables = files_[kAcpiTablesFile].bytes;
+    image.insert(image.end(), tables.begin(), tables.end());
+    return image;
+  }
+  u32 alignment(const std::string& file) { return files_[file].alignment; }
+
+ private:
+  struct File {
+    std::vector<u8> bytes;
+    u32 alignment = 0;
+    u64 address = 0;
+  };
+  template <typename T>
+  static T get(const u8* at) {
+    T value{};
+    std::memcpy(&value, at, sizeof value);
+    return value;
+  }
+  static std::string name(const u8* at) { return reinterpret_cast<const char*>(at); }
+  void run(const u8* command) {
+    File& file = files_.at(name(command + 4));
+    const u8* const operands = command + 60;
+    switch (get<u32>(command)) {
+      case 1:
+        file.alignment = get<u32>(operands);
+        file.address = kBiosTablesBase + (name(command + 4) == kAcpiTablesFile ? 64 : 0);
+        return;
+      case 2: {
+        const File& to = files_.at(name(operands));
+        ASSERT_NE(to.address, 0U) << "allocated before it is pointed at";
+        u8* const at = &file.bytes.at(get<u32>(operands + 56));
+        const u8 size = operands[60];
+        u64 value = 0;
+        std::memcpy(&value, at, size);
+        ASSERT_LT(value, to.bytes.size());
+        value += to.address;
+        std::memcpy(at, &value, size);
+        return;
+      }
+      case 3: {
+        const auto start = file.bytes.begin() + get<u32>(operands + 4);
+        const u8 sum = static_cast<u8>(std::accumulate(start, start + get<u32>(operands + 8), 0U));
+        file.bytes.at(get<u32>(operands)) = static_cast<u8>(file.bytes.at(get<u32>(operands)) - sum);
+        return;
+      }
+      default: FAIL() << "command " << get<u32>(command);
+    }
+  }
+  std::map<std::string, File> files_;
+};
+
+TEST(TableLoader, PlacesTheTablesAsVertDoes) {
+  const AcpiTables tables = make_acpi_tables(3);
+  Firmware firmware(tables);
+  EXPECT_EQ(firmware.image(), place_acpi_tables(tables, kBiosTablesBase));
+  EXPECT_EQ(firmware.alignment(kAcpiTablesFile), 64U);
+  EXPECT_EQ(firmware.alignment(kAcpiRsdpFile), 16U);
+}
+
+TEST(RealMode, VectorsLeadToHandlersThatReturn) {
+  const auto map = MemoryMap::make(kMinMemory).value();
+  const auto memory = memory::GuestMemory::create(map.ram_regions()).value();
+  put_real_mode_firmware(*memory);
+  const auto handler = [&](unsigned vector) {
+    const u32 pointer = memory->load<u32>(Gpa(4 * vector)).value();
+    return Gpa((pointer >> 16 << 4) + (pointer & 0xFFFF));
+  };
+  constexpr u8 kIret = 0xCF;
+  EXPECT_EQ(memory->load<u8>(handler(0x10)), kIret);
+  EXPECT_EQ(memory->load<u8>(handler(0xFF)), kIret);
+  EXPECT_EQ(handler(0x08).value(), 0xFFEA5U);
+  EXPECT_EQ(handler(0x09), handler(0x0F));
+  EXPECT_EQ(handler(0x70), handler(0x77));
+  EXPECT_NE(handler(0x09), handler(0x70));
+  EXPECT_EQ(memory->load<u16>(Gpa(0x413)), 639);
+  EXPECT_EQ(memory->load<u8>(Gpa(0xFFFF0)), 0xEA) << "a far jump";
+}
+
 TEST(Acpi, McfgNamesEcam) {
   const Tables acpi(1);
   const u64 mcfg = acpi.tables.at("MCFG");
@@ -239,7 +334,7 @@ TEST(Dsdt, DisassemblesAndCompilesAgain) {
          {"Device (PCI0)", "EisaId (\"PNP0A08\")", "Name (_CRS, ResourceTemplate ()",
           "Name (_PRT, Package (0x80)", "ToUUID (\"33db4d5b-1ff7-401c-9657-7441c03dd766\")",
           "Name (\\_S5, Package (0x04)", "EisaId (\"PNP0501\")", "EisaId (\"PNP0B00\")",
-          "EisaId (\"PNP0303\")", "EisaId (\"PNP0F13\")", "\"ACPI0007\"", "Device (C000)"})
+          "EisaId (\"PNP0303\")", "EisaId (\"PNP0F13\")", "\"ACPI0007\"", "Device (C000)", "\"QEMU0002\""})
       EXPECT_NE(source.find(part), std::string::npos) << part;
     EXPECT_EQ(source.find("Device (C0FE)") != std::string::npos, cpus == 255);
   }

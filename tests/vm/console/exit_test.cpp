@@ -52,6 +52,22 @@ TEST(Exit, ResetRunsTheKernelAgain) {
   EXPECT_TRUE(vert.expect("kernel up", 30s));
 }
 
+TEST(Exit, KernelLearnsTheNumberOfProcessorsFromFwCfg) {
+  VertProcess vert(run_kernel("cpu_count", {"--cpus", "3", "--device", "isa-debug-exit"}), Console::kPipes);
+  EXPECT_EQ(vert.wait(30s).status, (3 << 1) | 1);
+}
+
+TEST(Exit, TimerTicksInRealModeAsFirmwareLeftIt) {
+  VertProcess vert(run_kernel("timer_tick", {"--device", "isa-debug-exit"}), Console::kPipes);
+  EXPECT_EQ(vert.wait(30s).status, (1 << 1) | 1) << vert.errors();
+}
+
+TEST(Exit, ResetVectorLeadsToAReset) {
+  VertProcess vert(run_kernel("reset_vector", {"--no-reboot"}), Console::kPipes);
+  EXPECT_EQ(vert.wait(30s).status, 0) << vert.errors();
+  EXPECT_NE(vert.errors().find("reset"), std::string::npos) << vert.errors();
+}
+
 TEST(Exit, GuestRunsOnWithoutInput) {
   VertProcess vert(run_kernel("halt"), Console::kPipes);
   vert.close_input();

@@ -51,12 +51,62 @@ _start:
     mov $0x604, %dx         /* S5 */
     mov $0x2000, %ax
     outw %ax, %dx
-#elif !defined(ACTION_HALT)
+#elif defined(ACTION_CPU_COUNT)
+    mov $0x510, %dx         /* fw_cfg: select the number of processors */
+    mov $0x05, %ax
+    outw %ax, %dx
+    inc %dx
+    inb %dx, %al
+    outb %al, $0xf4
+#elif defined(ACTION_TIMER_TICK) || defined(ACTION_RESET_VECTOR)
+    mov $real_mode, %esi
+    mov $REAL_MODE_AT, %edi
+    mov $real_mode_end - real_mode, %ecx
+    rep movsb
+    lgdt gdt_pointer
+    ljmp $8, $REAL_MODE_AT
+#elif defined(ACTION_HALT)
+    mov $0xff, %al          /* no interrupt ever comes, but one could */
+    outb %al, $0x21
+    sti
+#else
 #error "no action chosen"
 #endif
 4:  hlt
     jmp 4b
 
+#if defined(ACTION_TIMER_TICK) || defined(ACTION_RESET_VECTOR)
+.set REAL_MODE_AT, 0x7000
+.code16
+real_mode:
+    mov $16, %ax
+    mov %ax, %ds
+    mov %ax, %ss
+    mov %cr0, %eax
+    and $~1, %eax
+    mov %eax, %cr0
+    ljmp $0, $REAL_MODE_AT + (5f - real_mode)
+5:  xor %ax, %ax
+    mov %ax, %ds
+    mov %ax, %ss
+    mov $REAL_MODE_AT, %sp
+#if defined(ACTION_RESET_VECTOR)
+    ljmp $0xffff, $0
+#endif
+    sti                     /* nothing is set up but by firmware */
+    hlt
+    cli
+    cmpl $0, 0x46c          /* the ticks that its handler counts */
+    setne %al
+    out %al, $0xf4
+real_mode_end:
+.code32
+gdt:
+    .quad 0, 0x00009b000000ffff, 0x000093000000ffff
+gdt_pointer:
+    .word 23
+    .long gdt
+#endif
 no_idt:
     .word 0
     .long 0

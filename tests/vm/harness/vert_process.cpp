@@ -177,6 +177,11 @@ std::optional<std::string> busybox() {
   return std::nullopt;
 }
 
+std::optional<std::string> busybox_i386() {
+  std::string path = cli::cache_folder() + "/busybox-i386";
+  return access(path.c_str(), R_OK) == 0 ? std::optional(std::move(path)) : std::nullopt;
+}
+
 bool long_tests() { return getenv("VERT_TEST_LONG") != nullptr; }
 
 }  // namespace vert::vm_test

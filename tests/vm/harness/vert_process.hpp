@@ -71,6 +71,8 @@ class VertProcess {
 [[nodiscard]] std::optional<std::string> cached_kernel(const std::string& name);
 /// busybox from the cache or from the host.
 [[nodiscard]] std::optional<std::string> busybox();
+/// The same for 32-bit guests, from the cache.
+[[nodiscard]] std::optional<std::string> busybox_i386();
 /// True if the tests that take minutes were asked for (./dev test --long).
 [[nodiscard]] bool long_tests();
 

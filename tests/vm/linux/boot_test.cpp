@@ -15,19 +15,24 @@ struct Boot {
   std::string kernel;
   std::string engine;
   unsigned cpus = 1;
+  std::string machine = "x86_64";  // as uname says
 };
 
 class BootTest : public testing::TestWithParam<Boot> {};
 
 TEST_P(BootTest, ShellAnswersAndPowerOffIsStatusZero) {
-  const auto& [kernel, engine, cpus] = GetParam();
-  auto started = LinuxGuest::start({.kernel = kernel, .cpus = cpus, .engine = engine});
+  const auto& [kernel, engine, cpus, machine] = GetParam();
+  auto started = LinuxGuest::start({.kernel = kernel,
+                                    .cpus = cpus,
+                                    .engine = engine,
+                                    .user_space = machine == "i686" ? UserSpace::k32Bit : UserSpace::k64Bit});
   if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
   LinuxGuest& guest = **started;
   ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
   EXPECT_EQ(guest.shell("echo $((6 * 7))"), "42\n");
-  EXPECT_EQ(guest.shell("uname -m"), "x86_64\n");
+  EXPECT_EQ(guest.shell("uname -m"), machine + "\n");
   EXPECT_EQ(guest.shell("grep -c ^processor /proc/cpuinfo"), std::to_string(cpus) + "\n");
+  EXPECT_NE(guest.shell("cat /proc/ioports").find("0510-051b : QEMU0002:00"), std::string::npos);
   // Firmware tables must not make the kernel complain about them.
   EXPECT_EQ(guest.shell("dmesg -r | grep '^<[0-4]>' | grep -iE 'acpi|pci|firmware|bios|mce'"), "");
   EXPECT_EQ(guest.shell("dmesg | grep -E 'Oops|BUG:|WARNING:|Call Trace'"), "");
@@ -51,6 +56,14 @@ std::vector<Boot> boots() {
   return all;
 }
 
+std::vector<Boot> boots_i386() {
+  return {{"6.1-686-pae", "bt", 1, "i686"},
+          {"6.1-686-pae", "bt", 2, "i686"},
+          {"6.1-686-pae", "interp", 1, "i686"},
+          {"6.1-rt-686-pae", "bt", 2, "i686"}};
+}
+
+INSTANTIATE_TEST_SUITE_P(DebianI386, BootTest, testing::ValuesIn(boots_i386()), boot_name);
 INSTANTIATE_TEST_SUITE_P(Debian, BootTest, testing::ValuesIn(boots()), boot_name);
 
 class SmpTest : public testing::TestWithParam<std::tuple<const char*, unsigned>> {};

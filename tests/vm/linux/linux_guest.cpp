@@ -14,8 +14,9 @@ namespace {
 constexpr std::chrono::seconds kBootLimit{600};
 constexpr std::chrono::seconds kPowerOffLimit{60};
 
-Result<std::string> make_initrd() {
-  const auto shell = busybox();
+Result<std::string> make_initrd(UserSpace user_space) {
+  const bool is_64bit = user_space == UserSpace::k64Bit;
+  const auto shell = is_64bit ? busybox() : busybox_i386();
   if (!shell) return make_error("no busybox (./dev fetch gets one)");
   cli::Initramfs archive;
   for (const char* folder : {"bin", "proc", "sys", "dev"}) archive.add_folder(folder);
@@ -23,6 +24,7 @@ Result<std::string> make_initrd() {
   VERT_TRY(archive.add_host_file("init", VERT_GUEST_SOURCES "/shell_init.sh", true));
   for (const std::string program :
        {"atomics_futex", "busy_timer", "clock_ticks", "ping_pong", "timer_latency"}) {
+    if (!is_64bit) break;
     VERT_TRY(archive.add_host_file("bin/" + program, VERT_GUEST_FOLDER "/" + program, true));
   }
   const std::vector<u8> bytes = std::move(archive).finish();
@@ -42,7 +44,7 @@ Result<std::string> make_initrd() {
 Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config) {
   const auto kernel = cached_kernel(config.kernel);
   if (!kernel) return make_error("the kernel {} is not in the cache (./dev fetch gets it)", config.kernel);
-  VERT_ASSIGN(std::string initrd, make_initrd());
+  VERT_ASSIGN(std::string initrd, make_initrd(config.user_space));
   std::unique_ptr<LinuxGuest> guest(new LinuxGuest(std::move(initrd)));
   guest->process_ = std::make_unique<VertProcess>(
       std::vector<std::string>{"run", "--kernel", *kernel, "--initrd", guest->initrd_, "--append",

@@ -10,12 +10,15 @@
 
 namespace vert::vm_test {
 
+enum class UserSpace { k64Bit, k32Bit };
+
 struct GuestConfig {
   std::string kernel = "6.1-cloud";  // a name in the cache
   unsigned cpus = 1;
   std::string engine = "auto";
   std::string memory = "512M";
   std::string append = "console=ttyS0 quiet";
+  UserSpace user_space = UserSpace::k64Bit;  // 32-bit: busybox alone
 };
 
 class LinuxGuest {
