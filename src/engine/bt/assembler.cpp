@@ -199,6 +199,10 @@ void Assembler::pext(u8 to, u8 from, const HostMem& mask) {
   vex_memory_or_register(2, 2, 0xF5, to, from, &mask, 0);
 }
 
+void Assembler::shlx(u8 to, u8 from, u8 count) {
+  vex_memory_or_register(1, 2, 0xF7, to, count, nullptr, from);
+}
+
 void Assembler::cmp_imm8(const HostMem& target, u8 value) {
   memory_form({}, 0x80, 7, target, false);
   byte(value);

@@ -62,6 +62,7 @@ class Assembler {
   void lea(u8 to, const HostMem& address, bool wide = true);
   void rorx(u8 to, u8 from, u8 count);
   void pext(u8 to, u8 from, const HostMem& mask);
+  void shlx(u8 to, u8 from, u8 count);
   void xor_load(u8 to, const HostMem& from) { memory_form({}, 0x33, to, from, true); }
   void cmp_load(u8 reg, const HostMem& from) { memory_form({}, 0x3B, reg, from, true); }
   void and_imm32(u8 reg, i32 value) { immediate_form(4, reg, value, false); }

@@ -100,6 +100,20 @@ inline constexpr unsigned kTransfers = 256;
 [[nodiscard]] constexpr unsigned transfer_index(u64 rip, u64 salt) {
   return static_cast<unsigned>(rip ^ rip >> 8 ^ salt >> 9) % kTransfers;
 }
+/// Both parts are compared: a sum of the two would let the guest choose a RIP that stands for another mode.
+struct TransferEntry {
+  u64 rip;
+  u64 salt;
+  const u8* code;
+};
+
+/// What generated code and leaf functions need to know of a mode (Mode).
+struct ModeWords {
+  u64 salt = 0;
+  u64 return_owner = 0;
+  u32 privilege = 0;  // cpu::Privilege
+  u8 fpu_wanted = 0;  // its code takes for granted that the vector registers are loaded
+};
 
 /// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
 inline constexpr std::size_t kXsaveSize = 2816;
@@ -123,22 +137,22 @@ struct alignas(64) Context {
   u64 rip = 0;                // valid when generated code was left
   u64 rflags_arithmetic = 0;  // CF PF AF ZF SF OF when generated code was left
   u64 host_rsp = 0;           // the C++ stack
-  u64 return_rsp = 0;         // the return stack's pointer while generated code is left
-  u64 other_return_rsp = 0;   // while in the kernel: the user's return stack
+  u64 return_rsp = 0;         // the pointer of this privilege's return stack, while generated code is left
   u64 exit = 0;               // why generated code was left: translator.hpp
   u64 save_rax = 0;           // short-lived homes within one guest instruction
   u64 save_rcx = 0;
   u64 save_flags = 0;
   u64 call_target = 0;
-  u64 last_return = 0;                   // the exit that stands for the RET that was executed last
-  u64 rflags_rest = 0;                   // RFLAGS without the arithmetic flags, IF and DF
-  u64 salt = 0;                          // Mode::salt() of the code that runs
-  u64 return_unbias = 0;                 // minus Mode::return_bias() of the code that runs
-  std::array<u64, kPrivileges> salts{};  // the salts of 64-bit code of each privilege, all else as it is
-  std::array<u64, kPrivileges> return_unbiases{};
-  std::array<u8, kPrivileges> fpu_wants{};  // fpu_wanted of each privilege
-  u64 supervisor_stack = 0;                 // the empty return stack of the supervisor
-  u32 privilege = 0;                        // cpu::Privilege of the code that runs
+  u64 last_return = 0;                         // the exit that stands for the RET that was executed last
+  u64 rflags_rest = 0;                         // RFLAGS without the arithmetic flags, IF and DF
+  u64 salt = 0;                                // Mode::salt() of the code that runs
+  u32 privilege = 0;                           // cpu::Privilege of the code that runs
+  std::array<ModeWords, kPrivileges> modes{};  // of 64-bit code of each privilege, all else as it is
+  // Return stacks, one for each privilege: the pointers of those that are not in use, what these are when
+  // empty, and Mode::return_owner() of the code whose calls they hold.
+  std::array<u64, kPrivileges> return_rsps{};
+  std::array<u64, kPrivileges> empty_returns{};
+  std::array<u64, kPrivileges> return_owners{};
   u32 host_mxcsr = 0x1F80;
   Context* self = this;
 
@@ -153,14 +167,9 @@ struct alignas(64) Context {
   u8 fpu_loaded = 0;      // the host's vector and x87 registers are the guest's
   u8 fpu_wanted = 0;      // code of this mode takes that for granted
   u8 fpu_in_image = 0;    // `xsave` is newer than CpuState's
-  u8 user_stack = 0;      // return_rsp is in the user's stack
   u8 held = 0;            // of VcpuEvents: what was pending at the last look, and could not be acted on
-  // Leave generated code at the next look. In the highest byte of 8, whose others are 0: added to an address,
-  // it gives one that no return goes to.
-  alignas(8) std::array<u8, 7> below_attention{};
-  std::atomic<u8> attention = 0;
-  // In place of these, for generated code that is not to look (EngineAids::no_looks).
-  alignas(8) std::array<u8, 8> never{};
+  std::atomic<u8> attention = 0;  // 1: leave generated code at the next look
+  u8 never = 0;  // in its place, for generated code that is not to look (EngineAids::no_looks)
   // Set by the look timer's signal while a leaf function runs: go on step by step behind it.
   std::atomic<u8> step_on = 0;
   u64 jump_mask = kJumpMask;
@@ -187,8 +196,7 @@ struct alignas(64) Context {
   std::array<std::atomic<u64>, kTokenSlots> code_tokens[2] = {};  // supervisor, user
   std::array<u64, kJumps> jump_keys{};
   std::array<const u8*, kJumps> jump_code{};
-  std::array<u64, kTransfers> transfer_keys{};
-  std::array<const u8*, kTransfers> transfer_code{};
+  std::array<TransferEntry, kTransfers> transfers{};
   std::array<TlbBank, kPrivileges> tlb;
 
   // Which slots of the user's bank, and in the others of pages that are not global or lie in the lower half,

@@ -229,6 +229,7 @@ class Emitter {
   void bit_string(unsigned i);
   void bit_address(unsigned i);
   void access_control(unsigned i);
+  [[nodiscard]] static HostMem return_rsp_of(cpu::Privilege privilege);
   void swap_gs();
   void set_interrupt(unsigned i);
   void transfer(unsigned i, Transfer kind);

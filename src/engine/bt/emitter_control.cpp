@@ -2,7 +2,8 @@
 //
 // A guest's CALL is a host's CALL too, on the return stack, so that the processor predicts the guest's
 // returns. A return passes the guest's return address in kAddress; where it lands, that is compared with the
-// address that the call pushed. All of it leaves the flags alone, since no flag is dead across a branch whose
+// address that the call pushed. That it was a call of the same mode is the return stacks' affair
+// (Mode::return_owner). All of it leaves the flags alone, since no flag is dead across a branch whose
 // target is not known.
 #include "engine/bt/emitter.hpp"
 #include "engine/bt/host_registers.hpp"
@@ -78,24 +79,30 @@ void Emitter::landing(unsigned i) {
   // Whoever was called may have left the vector registers to the host.
   fpu_checked_ = request_->mode.windows;
   const Label expected = assembler_.make_label();
-  const u64 passed = address + static_cast<u64>(request_->mode.return_bias());
   assembler_.mov(kScratch, kRcx);
-  // One sum tells that the address is the call's, and that no other thread wants something: calls do not
-  // look.
-  assembler_.load(kDelta, field(look_at_ - sizeof(Context::below_attention)));
-  if (request_->trusted && fits32(0 - passed)) {
-    assembler_.lea(kRcx, {.base = kAddress, .index = kDelta, .displacement = -static_cast<i32>(passed)});
+  if (!request_->trusted) {
+    // Nor need this page be mapped here any more. Not in one sum with the address: that is the guest's
+    // choice.
+    const Label current = assembler_.make_label();
+    assembler_.load(kRcx, field(token_offset(request_->rip) + sizeof(u32)), 4);
+    assembler_.lea(kRcx, {.base = kRcx, .displacement = -static_cast<i32>(request_->token)});
+    assembler_.jrcxz(current);
+    assembler_.mov(kRcx, kScratch);
+    assembler_.jmp_out(thunks_.return_miss);
+    assembler_.bind(current);
+  }
+  // All ones if the address is the call's; but not if another thread wants something, since that shifts in a
+  // zero. Calls do not look.
+  assembler_.load(kDelta, field(look_at_), 1);
+  const u64 all_ones = 0 - address - 1;
+  if (fits32(all_ones)) {
+    assembler_.lea(kRcx, {.base = kAddress, .displacement = static_cast<i32>(all_ones)});
   } else {
-    // If need be, also that this page is still mapped here: tokens lie in the upper half.
-    const u64 token = request_->trusted ? 0 : u64{request_->token} << 32;
-    assembler_.mov_imm(kRcx, 0 - passed - token);
-    assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
-    if (!request_->trusted) {
-      assembler_.load(kDelta, field(token_offset(request_->rip)));
-      assembler_.lea(kRcx, {.base = kRcx, .index = kDelta});
-    }
+    assembler_.mov_imm(kRcx, all_ones);
     assembler_.lea(kRcx, {.base = kRcx, .index = kAddress});
   }
+  assembler_.shlx(kRcx, kRcx, kDelta);
+  assembler_.lea(kRcx, {.base = kRcx, .displacement = 1});
   assembler_.jrcxz(expected);
   assembler_.mov(kRcx, kScratch);
   assembler_.jmp_out(thunks_.return_miss);
@@ -147,8 +154,6 @@ void Emitter::return_near(unsigned i) {
   load_guest(i, kAddress, from, word());
   const auto popped = static_cast<i32>(word() + static_cast<u16>(insn(i).insn.imm));
   adjust_stack(popped);
-  if (const i32 bias = request_->mode.return_bias(); bias != 0)
-    assembler_.lea(kAddress, {.base = kAddress, .displacement = bias});
   if (flags_ == Flags::kSaved) restore_flags();
   const u32 exit = add_exit(
       {.kind = ExitKind::kIndirect, .popped = popped, .insn = static_cast<u16>(i + 1), .rip = insn(i).rip});

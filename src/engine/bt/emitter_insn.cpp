@@ -2,6 +2,7 @@
 #include <bit>
 #include <utility>
 
+#include "engine/bt/copy_list.hpp"
 #include "engine/bt/emitter.hpp"
 #include "engine/bt/host_registers.hpp"
 
@@ -13,15 +14,11 @@ using namespace x86;
 
 namespace {
 
-/// Whether the host's processor may fault on the copy: RAM is always there, but divisions overflow, vector
-/// operands may have to be aligned, and floating-point exceptions may be unmasked.
+/// Whether the host's processor may fault on the copy: divisions overflow, vector operands may have to be
+/// aligned, floating-point exceptions may be unmasked, and the model may have what this host has not.
 bool may_fault(const GuestInsn& guest) {
-  switch (guest.insn.mnemonic) {
-    case ZYDIS_MNEMONIC_DIV:
-    case ZYDIS_MNEMONIC_IDIV:
-    case ZYDIS_MNEMONIC_CMPXCHG16B: return true;
-    default: return guest.fpu != 0;
-  }
+  const CopyRule* rule = copy_rule(guest.insn.mnemonic);
+  return guest.has_memory() || rule == nullptr || !rule->steady;
 }
 
 }  // namespace
@@ -153,7 +150,7 @@ void Emitter::write_copy(unsigned i, HostOperands host) {
   const unsigned length =
       rewrite(guest.details.instruction, guest.details.operands(), guest.insn.encoding(), host, bytes);
   if (length == 0) return leave_to_interpreter(i);
-  if (may_fault(guest) || (request_->mode.windows && guest.has_memory())) mark(i);
+  if (may_fault(guest)) mark(i);
   assembler_.raw(std::span(bytes).first(length));
   for (u8 reg = 0; reg < kGprCount; ++reg)
     if ((stores >> reg & 1) != 0) assembler_.store(slot(reg), host.gpr[reg]);
@@ -284,6 +281,7 @@ void Emitter::time_stamp(unsigned i) {
   constexpr std::array<u8, 2> kRdtsc = {0x0F, 0x31};
   constexpr std::array<u8, 3> kRdtscp = {0x0F, 0x01, 0xF9};
   const bool with_aux = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_RDTSCP;
+  mark(i);  // the host may have forbidden it
   if (with_aux)
     assembler_.raw(kRdtscp);
   else
@@ -398,6 +396,10 @@ void Emitter::bit_string(unsigned i) {
   assembler_.raw(std::array<u8, 4>{static_cast<u8>(quad ? 0x4D : 0x45), 0x0F, guest.insn.opcode, kModrm});
 }
 
+HostMem Emitter::return_rsp_of(cpu::Privilege privilege) {
+  return field(offsetof(Context, return_rsps) + static_cast<std::size_t>(privilege) * sizeof(u64));
+}
+
 /// STAC and CLAC change how the supervisor reaches user pages, so the code behind them is of another mode.
 void Emitter::access_control(unsigned i) {
   const bool open = insn(i).insn.mnemonic == ZYDIS_MNEMONIC_STAC;
@@ -412,7 +414,9 @@ void Emitter::access_control(unsigned i) {
     next.privilege = open ? cpu::Privilege::kSupervisor : cpu::Privilege::kSmap;
     assembler_.store_imm(VERT_FIELD(privilege), static_cast<i32>(next.privilege), 4);
     assembler_.store_imm(VERT_FIELD(salt), next.salt());
-    assembler_.store_imm(VERT_FIELD(return_unbias), -next.return_bias());
+    // Calls of one are not returned to by the other (Mode::return_owner).
+    assembler_.store(return_rsp_of(request_->mode.privilege), kRsp);
+    assembler_.load(kRsp, return_rsp_of(next.privilege));
   }
   end(insn(i).next_rip(), next);
 }

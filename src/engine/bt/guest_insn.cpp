@@ -2,78 +2,13 @@
 
 #include <algorithm>
 
+#include "engine/bt/copy_list.hpp"
+
 namespace vert::bt {
 
 using namespace x86;
 
 namespace {
-
-/// Categories with instructions that touch more than registers of their own and one memory operand.
-bool is_plain_category(ZydisInstructionCategory category) {
-  switch (category) {
-    case ZYDIS_CATEGORY_CALL:
-    case ZYDIS_CATEGORY_COND_BR:
-    case ZYDIS_CATEGORY_UNCOND_BR:
-    case ZYDIS_CATEGORY_INTERRUPT:
-    case ZYDIS_CATEGORY_IO:
-    case ZYDIS_CATEGORY_IOSTRINGOP:
-    case ZYDIS_CATEGORY_STRINGOP:
-    case ZYDIS_CATEGORY_PUSH:
-    case ZYDIS_CATEGORY_POP:
-    case ZYDIS_CATEGORY_RET:
-    case ZYDIS_CATEGORY_SEGOP:
-    case ZYDIS_CATEGORY_SYSCALL:
-    case ZYDIS_CATEGORY_SYSRET:
-    case ZYDIS_CATEGORY_SYSTEM:
-    case ZYDIS_CATEGORY_SMAP:
-    case ZYDIS_CATEGORY_PKU:
-    case ZYDIS_CATEGORY_XSAVE:
-    case ZYDIS_CATEGORY_XSAVEOPT:
-    case ZYDIS_CATEGORY_DECIMAL:
-    case ZYDIS_CATEGORY_AVX2GATHER:
-    case ZYDIS_CATEGORY_GATHER:
-    case ZYDIS_CATEGORY_SCATTER:
-    case ZYDIS_CATEGORY_CLFLUSHOPT:
-    case ZYDIS_CATEGORY_CLWB:
-    case ZYDIS_CATEGORY_RDWRFSGS: return false;
-    default: return true;
-  }
-}
-
-/// Of plain categories, those that are not.
-bool is_special(ZydisMnemonic mnemonic) {
-  switch (mnemonic) {
-    case ZYDIS_MNEMONIC_CPUID:
-    case ZYDIS_MNEMONIC_ENTER:
-    case ZYDIS_MNEMONIC_MONITOR:
-    case ZYDIS_MNEMONIC_MWAIT:
-    case ZYDIS_MNEMONIC_CLZERO:
-    case ZYDIS_MNEMONIC_CLFLUSH:
-    case ZYDIS_MNEMONIC_UD0:
-    case ZYDIS_MNEMONIC_UD1:
-    case ZYDIS_MNEMONIC_UD2:
-    case ZYDIS_MNEMONIC_XLAT:
-    case ZYDIS_MNEMONIC_BOUND:
-    case ZYDIS_MNEMONIC_CLI:
-    case ZYDIS_MNEMONIC_STI:
-    case ZYDIS_MNEMONIC_CLD:
-    case ZYDIS_MNEMONIC_STD:
-    case ZYDIS_MNEMONIC_RDPID:
-    case ZYDIS_MNEMONIC_RDPMC:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64:
-    case ZYDIS_MNEMONIC_FXRSTOR:
-    case ZYDIS_MNEMONIC_FXRSTOR64:
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FRSTOR:
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FLDENV:
-    case ZYDIS_MNEMONIC_INVPCID:
-    case ZYDIS_MNEMONIC_SALC:
-    case ZYDIS_MNEMONIC_INTO: return true;
-    default: return false;
-  }
-}
 
 bool loads_mxcsr(ZydisMnemonic mnemonic) {
   return mnemonic == ZYDIS_MNEMONIC_LDMXCSR || mnemonic == ZYDIS_MNEMONIC_VLDMXCSR;
@@ -146,15 +81,11 @@ u8 implied_fpu(const ZydisDecodedInstruction& decoded) {
   }
 }
 
-/// Whether the register that it writes may stay as it was, which the decoder does not say: with a source of
-/// 0.
-bool may_keep_target(ZydisMnemonic mnemonic) {
-  return mnemonic == ZYDIS_MNEMONIC_BSF || mnemonic == ZYDIS_MNEMONIC_BSR;
-}
-
 /// Collects registers and the memory operand; false if something is touched that a copy cannot have.
 bool collect_operands(GuestInsn& guest) {
   const ZydisDecodedInstruction& decoded = guest.details.instruction;
+  const CopyRule* rule = copy_rule(decoded.mnemonic);
+  const bool keeps_target = rule != nullptr && rule->keeps_target;
   bool plain = true;
   guest.fpu = implied_fpu(decoded);
   for (std::size_t i = 0; i < decoded.operand_count; ++i) {
@@ -171,7 +102,7 @@ bool collect_operands(GuestInsn& guest) {
       const auto bit = static_cast<u16>(1U << gpr_number(operand.reg.value));
       // Partial and conditional writes keep what was there.
       const bool keeps = operand.size < 32 || (operand.actions & ZYDIS_OPERAND_ACTION_CONDWRITE) != 0;
-      if (reads || (writes && (keeps || may_keep_target(decoded.mnemonic)))) guest.gprs_read |= bit;
+      if (reads || (writes && (keeps || keeps_target))) guest.gprs_read |= bit;
       if (writes) guest.gprs_written |= bit;
     } else if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY) {
       for (const ZydisRegister reg : {operand.mem.base, operand.mem.index})
@@ -204,23 +135,6 @@ bool always_changes_flags(const GuestInsn& guest) {
   }
 }
 
-/// Whether flags that the manual leaves undefined come out the same whatever they were, as tried on
-/// processors. (They may come out as anything; but where they are kept, programs may see that.)
-bool settles_undefined_flags(const GuestInsn& guest) {
-  switch (guest.insn.mnemonic) {
-    case ZYDIS_MNEMONIC_AND:
-    case ZYDIS_MNEMONIC_OR:
-    case ZYDIS_MNEMONIC_XOR:
-    case ZYDIS_MNEMONIC_TEST:
-    case ZYDIS_MNEMONIC_SHL:
-    case ZYDIS_MNEMONIC_SHR:
-    case ZYDIS_MNEMONIC_SAR:
-    case ZYDIS_MNEMONIC_IMUL:
-    case ZYDIS_MNEMONIC_MUL: return true;
-    default: return false;
-  }
-}
-
 void collect_flags(GuestInsn& guest) {
   const ZydisAccessedFlags* flags = guest.details.instruction.cpu_flags;
   if (flags == nullptr) return;
@@ -229,7 +143,8 @@ void collect_flags(GuestInsn& guest) {
   guest.flags_read = static_cast<u16>(flags->tested & kArithmeticFlags);
   if (always_changes_flags(guest)) {
     guest.flags_killed = static_cast<u16>(changed & ~undefined);
-    if (settles_undefined_flags(guest)) guest.flags_killed |= undefined;
+    const CopyRule* rule = copy_rule(guest.insn.mnemonic);
+    if (rule != nullptr && rule->settles_flags) guest.flags_killed |= undefined;
   }
   // What may keep a flag must find it right.
   guest.flags_read |= static_cast<u16>((changed | undefined) & ~guest.flags_killed);
@@ -386,8 +301,7 @@ Form classify(const GuestInsn& guest, const Mode& mode, bool plain) {
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_PAUSE) return Form::kPause;
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEAVE) return stack_form(guest, mode);
   if (guest.insn.mnemonic == ZYDIS_MNEMONIC_LEA) return plain ? Form::kLea : Form::kInterpret;
-  if (!plain || !is_plain_category(decoded.meta.category) || is_special(guest.insn.mnemonic))
-    return system_form(guest, mode);
+  if (!plain || copy_rule(guest.insn.mnemonic) == nullptr) return system_form(guest, mode);
   if (guest.has_memory() && (guest.memory_size() == 0 || guest.memory_size() > kMaxOperand))
     return Form::kInterpret;
   // BT and its kin with a bit offset in a register reach beyond their operand.

@@ -45,6 +45,8 @@ bool leaf_lods(Context* context, u32 size, u32 privilege);
 // Changes of privilege, on Context (general registers, flags in all their places, RIP) and CpuState (RFLAGS,
 // CS, SS, CPL). The caller then looks at what follows from CPL, IF and AC.
 
+/// Has code of that mode run next: its privilege, salt and return stack become the Context's.
+void leaf_follow_mode(Context* context, const ModeWords* mode);
 /// SYSCALL from 64-bit code at CPL 3.
 bool leaf_syscall(Context* context, u64 next_rip);
 /// SYSRET with a 64-bit operand.

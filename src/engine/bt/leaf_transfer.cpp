@@ -17,7 +17,7 @@ bool change(Context& context, u64 next_rip, Transfer transfer) {
   return false;
 }
 
-/// As mode_of() has it; all but the privilege stays as it was.
+/// As privilege_of() has it; all but the privilege stays as it was.
 void follow_privilege(Context& context) {
   const cpu::CpuState& state = *context.state;
   cpu::Privilege privilege = cpu::Privilege::kSupervisor;
@@ -25,22 +25,33 @@ void follow_privilege(Context& context) {
     privilege = cpu::Privilege::kUser;
   else if ((state.cr4 & x86::cr4::SMAP) != 0 && (context.rflags_rest & x86::rflags::AC) == 0)
     privilege = cpu::Privilege::kSmap;
-  context.privilege = static_cast<u32>(privilege);
-  context.salt = context.salts[context.privilege];
-  context.return_unbias = context.return_unbiases[context.privilege];
-  context.fpu_wanted = context.fpu_wants[context.privilege];
-  const bool user = privilege == cpu::Privilege::kUser;
-  if (user == (context.user_stack != 0)) return;
-  context.user_stack = user ? 1 : 0;
-  if (user) {
-    context.return_rsp = context.other_return_rsp;
-  } else {
-    context.other_return_rsp = context.return_rsp;
-    context.return_rsp = context.supervisor_stack;
-  }
+  leaf_follow_mode(&context, &context.modes[static_cast<u32>(privilege)]);
+}
+
+void empty_returns(Context& context, u32 privilege, u64 owner) {
+  context.return_rsps[privilege] = context.empty_returns[privilege];
+  context.return_owners[privilege] = owner;
 }
 
 }  // namespace
+
+extern "C" void leaf_follow_mode(Context* context, const ModeWords* mode) {
+  constexpr auto kUser = static_cast<u32>(cpu::Privilege::kUser);
+  const u32 before = context->privilege;
+  context->return_rsps[before] = context->return_rsp;
+  const bool other_owner = context->return_owners[mode->privilege] != mode->return_owner;
+  if (mode->privilege == kUser) {
+    if (other_owner) empty_returns(*context, kUser, mode->return_owner);
+  } else if (other_owner || before == kUser) {
+    // A kernel begins anew each time. STAC and CLAC go from one of the two stacks to the other.
+    empty_returns(*context, static_cast<u32>(cpu::Privilege::kSupervisor), mode->return_owner);
+    empty_returns(*context, static_cast<u32>(cpu::Privilege::kSmap), mode->return_owner);
+  }
+  context->privilege = mode->privilege;
+  context->salt = mode->salt;
+  context->fpu_wanted = mode->fpu_wanted;
+  context->return_rsp = context->return_rsps[mode->privilege];
+}
 
 /// Where to go on in generated code, or null: then generated code is left by Context::exit, which is
 /// kTransferredExit if the change was made.
@@ -50,9 +61,8 @@ extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer)
   context->exit = kTransferredExit;
   const bool alignment_checks = context->state->cpl == 3 && (context->rflags_rest & x86::rflags::AC) != 0;
   if (alignment_checks || must_leave(*context)) return nullptr;
-  const unsigned index = transfer_index(context->rip, context->salt);
-  if (context->transfer_keys[index] + context->rip + context->salt != 0) return nullptr;
-  return context->transfer_code[index];
+  const TransferEntry& entry = context->transfers[transfer_index(context->rip, context->salt)];
+  return entry.rip == context->rip && entry.salt == context->salt ? entry.code : nullptr;
 }
 
 }  // namespace vert::bt

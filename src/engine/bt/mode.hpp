@@ -40,13 +40,10 @@ struct Mode {
   [[nodiscard]] i32 salt() const { return (usual() | space_slot << 7) << 2; }
   static constexpr unsigned kSaltBits = 11;
   static constexpr unsigned kSpaceSlots = 16;
-  /// What a return adds to the address that it passes to where it lands: code of the less usual modes must
-  /// not land in the others'.
-  [[nodiscard]] i32 return_bias() const {
-    const bool open = smap && privilege == cpu::Privilege::kSupervisor;
-    const bool checked = user() && !windows;
-    return (code32 ? 1 << 28 : 0) + (open ? 1 << 29 : 0) + (checked ? 1 << 30 : 0);
-  }
+  /// Whose calls its privilege's return stack may hold: where a return lands, only the address is compared,
+  /// so a stack is emptied before code of another owner returns by it. The supervisor's two privileges have
+  /// a stack each, and change often: they have the same owner.
+  [[nodiscard]] u64 return_owner() const { return user() ? static_cast<u64>(salt()) : code32 ? 1 : 0; }
 
  private:
   [[nodiscard]] int usual() const {

@@ -308,8 +308,12 @@ void Rewriter::put_prefixes() {
   if (host_.memory == Memory::kContext) put(0x65);
   if (keeps_address_size_) put(0x67);
   if (!is_encoding(ZYDIS_INSTRUCTION_ENCODING_LEGACY)) return;
-  for (const u8 prefix : bytes_.first(decoded_.raw.prefix_count)) {
-    if (prefix == 0x66 || prefix == 0xF2 || prefix == 0xF3 || prefix == 0xF0) put(prefix);
+  for (const auto& prefix : std::span(decoded_.raw.prefixes).first(decoded_.raw.prefix_count)) {
+    // F2 and F3 may mean something to the host that this decoder does not know, but as part of the opcode.
+    const bool repeat = prefix.value == 0xF2 || prefix.value == 0xF3;
+    const bool kept =
+        repeat ? prefix.type == ZYDIS_PREFIX_TYPE_MANDATORY : prefix.value == 0x66 || prefix.value == 0xF0;
+    if (kept) put(prefix.value);
   }
   const auto rex = static_cast<u8>((w_ ? 8 : 0) | (r_ ? 4 : 0) | (x_ ? 2 : 0) | (b_ ? 1 : 0));
   if (rex == 0 && !needs_rex_) return;

@@ -7,6 +7,7 @@
 
 #include "base/fault_signal.hpp"
 #include "engine/bt/fpu_image.hpp"
+#include "engine/bt/leaf.hpp"
 #include "engine/bt/look_timer.hpp"
 #include "engine/bt/tlb.hpp"
 #include "x86/cpu_model.hpp"
@@ -28,14 +29,20 @@ constexpr u64 kSplitFlags = kArithmeticFlags | rflags::IF | rflags::DF;
 
 /// Where generated code looks whether another thread wants something.
 std::size_t look_at(const cpu::VcpuContext& vcpu) {
-  return vcpu.aids.no_looks ? offsetof(Context, never) + sizeof(Context::never) - 1
-                            : offsetof(Context, attention);
+  return vcpu.aids.no_looks ? offsetof(Context, never) : offsetof(Context, attention);
 }
 
 Windows::Policy window_policy(const cpu::VcpuContext& vcpu) {
-  auto policy = Windows::usual_policy(vcpu.topology.vcpu_count);
+  auto policy = Windows::usual_policy(vcpu.topology.vcpu_count, vcpu.memory->size());
   if (vcpu.aids.windows_at_once) policy.open_after = 0;
   return policy;
+}
+
+ModeWords words_of(const Mode& mode) {
+  return {.salt = static_cast<u64>(mode.salt()),
+          .return_owner = mode.return_owner(),
+          .privilege = static_cast<u32>(mode.privilege),
+          .fpu_wanted = mode.windows ? u8{1} : u8{0}};
 }
 
 }  // namespace
@@ -46,21 +53,20 @@ Result<std::unique_ptr<Runtime>> Runtime::create(const cpu::VcpuContext& vcpu,
   VERT_ASSIGN(auto cache, CodeCache::create(kCacheSize));
   VERT_ASSIGN(auto supervisor_returns, ReturnStack::create());
   VERT_ASSIGN(auto user_returns, ReturnStack::create());
-  std::unique_ptr<Runtime> runtime(new Runtime(vcpu, std::move(fallback), std::move(context),
-                                               std::move(cache), std::move(supervisor_returns),
-                                               std::move(user_returns)));
+  VERT_ASSIGN(auto smap_returns, ReturnStack::create());
+  std::unique_ptr<Runtime> runtime(
+      new Runtime(vcpu, std::move(fallback), std::move(context), std::move(cache),
+                  {std::move(user_returns), std::move(supervisor_returns), std::move(smap_returns)}));
   VERT_TRY(runtime->start_aids());
   return runtime;
 }
 
 Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback,
-                 ContextMemory context, CodeCache cache, ReturnStack supervisor_returns,
-                 ReturnStack user_returns)
+                 ContextMemory context, CodeCache cache, ReturnStacks returns)
     : vcpu_(vcpu),
       fallback_(std::move(fallback)),
       cache_(std::move(cache)),
-      supervisor_returns_(std::move(supervisor_returns)),
-      user_returns_(std::move(user_returns)),
+      returns_(std::move(returns)),
       context_(std::move(context)),
       windows_(context_, *vcpu_.memory, window_policy(vcpu_)),
       thunks_(make_thunks(cache_, &Runtime::prepare_fpu, look_at(vcpu_))),
@@ -117,21 +123,9 @@ void Runtime::import_state() {
   context.tsc_aux = static_cast<u32>(state.msr.tsc_aux);
   context.shadow_rip = kNoShadow;
   follow_controls();
-  const cpu::Privilege privilege = privilege_of(state);
-  context.privilege = static_cast<u32>(privilege);
   code32_ = !state.code64();
-  const Mode now = mode();
-  context.salt = static_cast<u64>(now.salt());
-  context.return_unbias = 0 - static_cast<u64>(now.return_bias());
-  context.fpu_wanted = now.windows ? 1 : 0;
-  if (now.user() == (context.user_stack != 0)) return;
-  context.user_stack = now.user() ? 1 : 0;
-  if (now.user()) {
-    context.return_rsp = context.other_return_rsp;
-  } else {
-    context.other_return_rsp = context.return_rsp;
-    context.return_rsp = context.supervisor_stack;
-  }
+  const ModeWords now = words_of(mode(privilege_of(state)));
+  leaf_follow_mode(&context, &now);
 }
 
 /// What of a mode follows from control registers. Where those change, no call may be returned to by
@@ -147,9 +141,7 @@ void Runtime::follow_controls() {
     modes_[i].counted = now.counted;
     modes_[i].windows = i == kUserMode && slot != 0;
     modes_[i].space_slot = i == kUserMode ? slot : 0;
-    context_->salts[i] = static_cast<u64>(modes_[i].salt());
-    context_->return_unbiases[i] = 0 - static_cast<u64>(modes_[i].return_bias());
-    context_->fpu_wants[i] = modes_[i].windows ? 1 : 0;
+    context_->modes[i] = words_of(modes_[i]);
   }
   if (!changed) return;
   forget_jumps();

@@ -28,6 +28,9 @@
 
 namespace vert::bt {
 
+/// By cpu::Privilege.
+using ReturnStacks = std::array<ReturnStack, kPrivileges>;
+
 class Runtime final : private memory::CodeWatcher {
  public:
   [[nodiscard]] static Result<std::unique_ptr<Runtime>> create(const cpu::VcpuContext& vcpu,
@@ -45,7 +48,7 @@ class Runtime final : private memory::CodeWatcher {
 
  private:
   Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngine> fallback, ContextMemory context,
-          CodeCache cache, ReturnStack supervisor_returns, ReturnStack user_returns);
+          CodeCache cache, ReturnStacks returns);
 
   // runtime.cpp: the loop.
   void attach(cpu::CpuState& state);
@@ -63,7 +66,8 @@ class Runtime final : private memory::CodeWatcher {
   void follow_controls();
 
   // runtime_code.cpp: from addresses to code.
-  [[nodiscard]] Mode mode() const;
+  [[nodiscard]] Mode mode(cpu::Privilege privilege) const;
+  [[nodiscard]] Mode mode() const { return mode(static_cast<cpu::Privilege>(context_->privilege)); }
   [[nodiscard]] Block* find(u64 rip, const Mode& mode, unsigned tries = 8);
   struct Fetched {
     u32 page;
@@ -126,8 +130,7 @@ class Runtime final : private memory::CodeWatcher {
   cpu::VcpuContext vcpu_;
   std::unique_ptr<cpu::FallbackEngine> fallback_;
   CodeCache cache_;
-  ReturnStack supervisor_returns_;
-  ReturnStack user_returns_;
+  ReturnStacks returns_;
   ContextMemory context_;
   Windows windows_;
   Thunks thunks_;

@@ -13,7 +13,7 @@ using namespace x86;
 
 namespace {
 
-/// No canonical RIP, whatever salt is added.
+/// No canonical RIP.
 constexpr u64 kNowhere = u64{1} << 62;
 /// More than any block's code.
 constexpr std::size_t kRoomForBlock = 64 * 1024;
@@ -24,8 +24,8 @@ constexpr u32 kJumpSize = 5;
 
 }  // namespace
 
-Mode Runtime::mode() const {
-  Mode mode = modes_[context_->privilege];
+Mode Runtime::mode(cpu::Privilege privilege) const {
+  Mode mode = modes_[static_cast<u32>(privilege)];
   mode.code32 = code32_;
   mode.windows = mode.windows && !code32_;
   return mode;
@@ -179,9 +179,8 @@ u32 Runtime::plan_crossing(u64 rip, std::span<u8> bytes, const Mode& mode, bool 
 const u8* Runtime::code_at(u64 rip) {
   const unsigned index = jump_index(rip);
   if (!code32_ && context_->jump_keys[index] + rip + context_->salt == 0) {
-    const unsigned transfer = transfer_index(rip, context_->salt);
-    context_->transfer_keys[transfer] = context_->jump_keys[index];
-    context_->transfer_code[transfer] = context_->jump_code[index];
+    const u64 salt = context_->salt;
+    context_->transfers[transfer_index(rip, salt)] = {rip, salt, context_->jump_code[index]};
     return context_->jump_code[index];
   }
   const Block* block = find(rip, mode());
@@ -242,9 +241,9 @@ void Runtime::remember_jump(const Block& block) {
   const bool trusted = store_.page(block.page).space != kNoSpace;
   const u8* code = cache_.code(trusted ? block.inner_entry : block.checked_entry);
   const unsigned jump = jump_index(block.rip);
-  const unsigned transfer = transfer_index(block.rip, salt);
-  context_->jump_keys[jump] = context_->transfer_keys[transfer] = 0 - (block.rip + salt);
-  context_->jump_code[jump] = context_->transfer_code[transfer] = code;
+  context_->jump_keys[jump] = 0 - (block.rip + salt);
+  context_->jump_code[jump] = code;
+  context_->transfers[transfer_index(block.rip, salt)] = {block.rip, salt, code};
 }
 
 void Runtime::forget_all_code() {
@@ -263,15 +262,14 @@ void Runtime::forget_jumps() {
   // No RIP has this key at this index: a salt is less than half the index's range.
   static_assert(1U << Mode::kSaltBits == kJumps / 2);
   for (unsigned i = 0; i < kJumps; ++i) context_->jump_keys[i] = 0 - (u64{i ^ kJumps / 2} << 2);
-  context_->transfer_keys.fill(0 - kNowhere);
+  context_->transfers.fill({kNowhere, 0, nullptr});
 }
 
 void Runtime::empty_return_stacks() {
   const u8* return_empty = cache_.code(thunks_.return_empty);
-  const u64 user = user_returns_.empty(return_empty);
-  context_->supervisor_stack = supervisor_returns_.empty(return_empty);
-  context_->return_rsp = context_->user_stack != 0 ? user : context_->supervisor_stack;
-  context_->other_return_rsp = user;
+  for (unsigned i = 0; i < kPrivileges; ++i) context_->empty_returns[i] = returns_[i].empty(return_empty);
+  context_->return_rsps = context_->empty_returns;
+  context_->return_rsp = context_->empty_returns[context_->privilege];
 }
 
 }  // namespace vert::bt

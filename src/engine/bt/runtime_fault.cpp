@@ -53,9 +53,9 @@ bool Runtime::recover(int signal, const siginfo_t& info, ucontext_t& host) {
   const auto pc = static_cast<u64>(registers[REG_RIP]);
   if (!cache_.contains(pc)) return false;
   const auto address = reinterpret_cast<u64>(info.si_addr);
-  if (signal == SIGSEGV && (supervisor_returns_.overran(address) || user_returns_.overran(address))) {
-    ReturnStack& stack = supervisor_returns_.overran(address) ? supervisor_returns_ : user_returns_;
-    registers[REG_RSP] = static_cast<greg_t>(stack.empty(cache_.code(thunks_.return_empty)));
+  const auto stack = std::ranges::find_if(returns_, [&](const auto& each) { return each.overran(address); });
+  if (signal == SIGSEGV && stack != returns_.end()) {
+    registers[REG_RSP] = static_cast<greg_t>(stack->empty(cache_.code(thunks_.return_empty)));
     // The guest's calls do not look at it: this is where calls without end are interrupted. Generated code
     // pushes for its own sake, too: it is left where a block begins.
     if (context_->attention.load(std::memory_order_relaxed) != 0 &&

@@ -40,8 +40,10 @@ class ThunkWriter {
   void exit();
   void save_x87_pointers();
   void load_flags();
+  void clear_fpu();
   void load_wanted_fpu();
   void restore_fpu();
+  void host_fpu();
   void save_guest();
   void transfer();
   void call_leaf(u64 function);
@@ -71,6 +73,7 @@ void ThunkWriter::enter() {
   bytes({0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57});  // push rbx, rbp, r12..r15
   bytes({0x48, 0x83, 0xEC, 0x08});                                      // sub rsp, 8: aligned for calls
   as_.store(VERT_FIELD(host_rsp), kRsp);
+  clear_fpu();
   resume_ = as_.here();
   as_.mov(kAddress, kRdi);
   load_wanted_fpu();
@@ -88,6 +91,34 @@ void ThunkWriter::load_flags() {
   bytes({0xC1, 0xEA, 0x0B, 0x83, 0xE2, 0x01});  // shr edx, 11; and edx, 1: OF
   bytes({0xC1, 0xE0, 0x08, 0x09, 0xD0});        // shl eax, 8; or eax, edx: the others in AH
   bytes({0x04, 0x7F, 0x9E});                    // add al, 7Fh: sets OF if AL is 1; sahf
+}
+
+/// Unless the vector registers are the guest's, they are 0 in generated code, whatever C++ left in them: what
+/// does not load them first is a fault of this engine's, but shows the guest nothing of the host's.
+void ThunkWriter::clear_fpu() {
+  const Label done = as_.make_label();
+  as_.cmp_imm8(VERT_FIELD(fpu_loaded), 0);
+  as_.jcc(Cond::kNe, done);
+  as_.cmp_imm8(VERT_FIELD(fpu_wanted), 0);
+  as_.jcc(Cond::kNe, done);
+  if ((host_components() & xcr0::AVX) != 0) {
+    bytes({0xC5, 0xFC, 0x77});  // VZEROALL
+  } else {
+    for (u8 i = 0; i < 8; ++i) {
+      const auto both = static_cast<u8>(0xC0 | i << 3 | i);
+      bytes({0x66, 0x0F, 0xEF, both, 0x66, 0x45, 0x0F, 0xEF, both});  // PXOR of registers i and 8 + i
+    }
+  }
+  if ((host_components() & xcr0::HI16_ZMM) != 0) {
+    for (u8 i = 0; i < 8; ++i) {
+      const auto both = static_cast<u8>(0xC0 | i << 3 | i);
+      const auto low = static_cast<u8>(0x85 | (~i & 7) << 3);
+      bytes({0xC5, static_cast<u8>(0xC4 | (~i & 7) << 3), 0x47, both});    // KXORW
+      bytes({0x62, 0xA1, static_cast<u8>(low | 0x40), 0x40, 0xEF, both});  // VPXORQ of zmm 16 + i
+      bytes({0x62, 0x01, low, 0x40, 0xEF, both});                          // and 24 + i
+    }
+  }
+  as_.bind(done);
 }
 
 /// With no guest register at hand yet, on the C++ stack. Keeps kAddress.
@@ -153,10 +184,8 @@ void ThunkWriter::exit() {
   as_.store_imm(VERT_FIELD(fpu_loaded), 0, 1);
   as_.store_imm(VERT_FIELD(fpu_in_image), 1, 1);
   if (host_hides_x87_pointers()) save_x87_pointers();
-  group15(2, VERT_FIELD(host_mxcsr), false);                            // LDMXCSR
-  bytes({0xDB, 0xE3});                                                  // FNINIT
-  if ((host_components() & xcr0::AVX) != 0) bytes({0xC5, 0xF8, 0x77});  // VZEROUPPER
   as_.bind(done);
+  host_fpu();
   bytes({0x48, 0x83, 0xC4, 0x08});
   bytes({0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B});
   as_.ret();
@@ -170,6 +199,13 @@ void ThunkWriter::save_x87_pointers() {
   as_.jcc(Cond::kE, unused);
   as_.fnstenv(VERT_FIELD(x87_environment));
   as_.bind(unused);
+}
+
+/// What C++ takes for granted, also if generated code changed it without a word.
+void ThunkWriter::host_fpu() {
+  group15(2, VERT_FIELD(host_mxcsr), false);                            // LDMXCSR
+  bytes({0xDB, 0xE3});                                                  // FNINIT
+  if ((host_components() & xcr0::AVX) != 0) bytes({0xC5, 0xF8, 0x77});  // VZEROUPPER
 }
 
 void ThunkWriter::on_host_stack(u64 function) {
@@ -218,8 +254,6 @@ void ThunkWriter::returns() {
   const Label hit = as_.make_label();
   const Label miss = as_.make_label();
   as_.mov(kDelta, kRcx);
-  as_.load(kScratch, VERT_FIELD(return_unbias));
-  as_.lea(kAddress, {.base = kAddress, .index = kScratch});
   as_.load(kRcx, field(look_at_), 1);
   as_.jrcxz(calm);
   as_.jmp(miss);

@@ -32,6 +32,9 @@ constexpr u64 kPcid = 0xFFF;  // of CR3 (SDM 3A, 4.10.1)
 constexpr unsigned kLargeShift = 21;
 constexpr u32 kLargePages = 1U << (kLargeShift - kPageShift);
 constexpr u64 kLargeSize = u64{1} << kLargeShift;
+/// Levels of the host's page tables below its root, and bits of an address that each of them takes.
+constexpr unsigned kLevels = 3;
+constexpr unsigned kTableBits = 9;
 /// How many pages around one that is needed are shown with it.
 constexpr u64 kAround = 16;
 
@@ -72,16 +75,28 @@ unsigned host_map_limit() {
 
 }  // namespace
 
-Windows::Policy Windows::usual_policy(unsigned vcpus) {
+Windows::Policy Windows::usual_policy(unsigned vcpus, u64 ram_size) {
   // A page may take two mappings, itself and the hole behind it; others need some, too.
   constexpr unsigned kOthers = 8192;
   const unsigned limit = std::min(host_map_limit(), 1U << 20);
-  const unsigned pages = limit <= kOthers ? 0 : (limit - kOthers) / 2 / vcpus;
+  const unsigned mappings = limit <= kOthers ? 0 : (limit - kOthers) / 2 / vcpus;
+  // What a guest makes the host spend follows from the RAM that it was given: it may map each page of that
+  // again and again, and share tables that it has written once.
+  constexpr u64 kSpacesEach = 4;   // that show all RAM
+  constexpr u64 kTableShare = 32;  // of RAM, for all vCPUs
+  constexpr u64 kFewestTables = 128;
+  const u64 ram_pages = ram_size / kPageSize;
+  const auto pages = static_cast<unsigned>(std::min<u64>(mappings, kSpacesEach * ram_pages));
+  const auto tables = static_cast<unsigned>(std::max(kFewestTables, ram_pages / kTableShare / vcpus));
   // All vCPUs' windows take less than half of the host's 128 TiB, however many processes the guest has.
   constexpr unsigned kMostWindows = 96;
   constexpr unsigned kMostVcpus = 48;  // each has one more, nowhere_
   const unsigned windows = vcpus > kMostVcpus ? 0 : kMostWindows / vcpus;
-  return {.open_after = kOpenAfter, .allowance = kAllowance, .pages = pages, .windows = windows};
+  return {.open_after = kOpenAfter,
+          .allowance = kAllowance,
+          .pages = pages,
+          .tables = tables,
+          .windows = windows};
 }
 
 Windows::Windows(ContextMemory& context, memory::GuestMemory& memory, const Policy& policy)
@@ -253,10 +268,12 @@ void Windows::clear(Space& space) {
   space.inseparable = false;
   space.forgets = 0;
   space.flushed = true;
-  if (space.shown.empty()) return;
+  if (space.tables.empty()) return;
   const u64 begin = now_ns();
   pages_ -= static_cast<unsigned>(space.shown.size());
+  tables_ -= static_cast<unsigned>(space.tables.size());
   space.shown.clear();
+  space.tables.clear();
   for (const Window& window : space.windows)
     VERT_CHECK(hide(window.difference + (u64{window.index} << kWindowShift), kWindowSize));
   space.cost += now_ns() - begin;
@@ -334,7 +351,7 @@ bool Windows::may_write(const PageView& view) const {
 bool Windows::show(const Window& window, u64 linear, bool write) {
   PageView view;
   if (!look_up(linear, view) || (write && !may_write(view))) return false;
-  if (pages_ + kAround > policy_.pages)
+  if (pages_ + kAround > policy_.pages || tables_ + kLevels > policy_.tables)
     for (Space& space : spaces_) clear(space);
   if (view.shift != kPageShift) {
     if (show_large(window, linear, view, write)) return true;
@@ -393,11 +410,19 @@ bool Windows::show_around(const Window& window, u64 linear) {
   return done;
 }
 
-/// SAFETY: `linear` and all pages behind it lie in the window, and the frames in guest RAM.
+/// The host's page tables for the page at `linear`, all but the root.
+void Windows::note_tables(u64 linear) {
+  for (unsigned level = 0; level < kLevels; ++level)
+    if (current_->tables.insert(linear >> (kLargeShift + level * kTableBits) << 2 | level).second) ++tables_;
+}
+
+/// SAFETY: `linear` and all pages behind it lie in the window, and the frames in guest RAM. They are
+/// translated by one page table.
 bool Windows::map(const Window& window, u64 linear, memory::Frame first, u32 pages, bool writable) {
   // NOLINTNEXTLINE(performance-no-int-to-ptr): addresses are computed across two address spaces.
   auto* host = reinterpret_cast<void*>(linear + window.difference);
   const u64 size = u64{pages} * kPageSize;
+  note_tables(linear);
   const int protection = PROT_READ | (writable ? PROT_WRITE : 0);
   if (mmap(host, size, protection, MAP_SHARED | MAP_FIXED | MAP_POPULATE, memory_.memfd(),
            static_cast<off_t>(u64{first} << kPageShift)) == MAP_FAILED) {

@@ -13,6 +13,7 @@
 #include <array>
 #include <bitset>
 #include <unordered_map>
+#include <unordered_set>
 #include <vector>
 
 #include "base/fd.hpp"
@@ -29,6 +30,7 @@ class Windows {
     u64 open_after = 0;    // ns that an address space runs before it gets windows; 0: at once
     u64 allowance = 0;     // ns that windows may cost beyond a share of the time that they are open
     unsigned pages = 0;    // that may be mapped at a time
+    unsigned tables = 0;   // page tables that the host may need for them: pages can lie far apart
     unsigned windows = 0;  // at a time, of all address spaces; 0: none ever open
   };
   struct Counts {
@@ -41,7 +43,7 @@ class Windows {
 
   /// `context` and `memory` outlive this. Where the host has no address space to give, no windows ever open.
   Windows(ContextMemory& context, memory::GuestMemory& memory, const Policy& policy);
-  [[nodiscard]] static Policy usual_policy(unsigned vcpus);
+  [[nodiscard]] static Policy usual_policy(unsigned vcpus, u64 ram_size);
 
   /// Whether code of CPL 3 in the present address space is to be translated for windows.
   [[nodiscard]] bool open() const { return current_ != nullptr && current_->open; }
@@ -108,6 +110,9 @@ class Windows {
     u64 open_after = 0;
     std::vector<Window> windows;
     std::unordered_map<u64, Shown> shown;  // by the first linear address
+    // Page tables that the host has for the windows, also of what was hidden piecemeal: the upper bits of the
+    // addresses that one translates, and its level.
+    std::unordered_set<u64> tables;
   };
   static constexpr std::size_t kSpaces = 12;
   static_assert(kSpaces < Mode::kSpaceSlots);
@@ -140,6 +145,7 @@ class Windows {
   [[nodiscard]] bool show_large(const Window& window, u64 linear, const PageView& view, bool write);
   [[nodiscard]] bool show_around(const Window& window, u64 linear);
   [[nodiscard]] bool map(const Window& window, u64 linear, memory::Frame first, u32 pages, bool writable);
+  void note_tables(u64 linear);
   [[nodiscard]] bool marked(memory::Frame frame) const {
     return memory_.marks()[frame].load(std::memory_order_seq_cst) != 0;
   }
@@ -156,6 +162,7 @@ class Windows {
   u64 uses_ = 0;
   u64 last_look_ = 0;
   unsigned pages_ = 0;
+  unsigned tables_ = 0;
   unsigned window_count_ = 0;
   Counts counts_;
 };

@@ -47,7 +47,7 @@ class WindowsTest : public testing::Test {
     windows_ = std::make_unique<Windows>(context_, *paging_.memory, policy);
     windows_->flush_all(PagingRig::kTables);
   }
-  void make() { make({.open_after = 0, .allowance = kForEver, .pages = 4096, .windows = 8}); }
+  void make() { make({.open_after = 0, .allowance = kForEver, .pages = 4096, .tables = 4096, .windows = 8}); }
 
   [[nodiscard]] u64 host(u64 address) { return address + context_.windows()[bt::window_index(address)]; }
   /// Whether generated code could read there.
@@ -199,7 +199,7 @@ TEST_F(WindowsTest, OtherAddressSpacesSeeNothing) {
 
 TEST_F(WindowsTest, OpenAfterATimeAndCloseWhenTheyCostTooMuch) {
   paging_.map(kPage, PagingRig::kPage, kFlags);
-  make({.open_after = 1'000'000, .allowance = 0, .pages = 4096, .windows = 8});
+  make({.open_after = 1'000'000, .allowance = 0, .pages = 4096, .tables = 4096, .windows = 8});
   EXPECT_FALSE(windows_->open());
   windows_->look();
   EXPECT_FALSE(windows_->open());
@@ -250,7 +250,7 @@ TEST_F(WindowsTest, NoMoreWindowsThanThePolicyHas) {
   paging_.map(kPage, PagingRig::kPage, kFlags);
   constexpr u64 kElsewhere = 0x1234'5000;  // below another top-level entry
   paging_.map(kElsewhere, PagingRig::kPage, kFlags);
-  make({.open_after = 0, .allowance = kForEver, .pages = 4096, .windows = 1});
+  make({.open_after = 0, .allowance = kForEver, .pages = 4096, .tables = 4096, .windows = 1});
   ASSERT_TRUE(windows_->open());
   EXPECT_EQ(fault(kElsewhere, false), Windows::Fault::kFilled);  // the lower of the two got it
   EXPECT_EQ(fault(kPage, false), Windows::Fault::kDeclined);
@@ -260,7 +260,7 @@ TEST_F(WindowsTest, NoMoreWindowsThanThePolicyHas) {
   windows_->load_cr3(PagingRig::kTables | 2, false);
   windows_->load_cr3(PagingRig::kTables, false);
   EXPECT_TRUE(windows_->open());
-  make({.open_after = 0, .allowance = kForEver, .pages = 4096, .windows = 0});
+  make({.open_after = 0, .allowance = kForEver, .pages = 4096, .tables = 4096, .windows = 0});
   EXPECT_FALSE(windows_->open());
 }
 
@@ -268,7 +268,7 @@ TEST_F(WindowsTest, FewPagesAtATime) {
   constexpr u64 kBegin = kPage & ~u64{0x1F'FFFF};
   constexpr unsigned kPages = 100;
   for (u64 i = 0; i < 512; ++i) paging_.map(kBegin + i * kPageSize, PagingRig::kPage + i * kPageSize, kFlags);
-  make({.open_after = 0, .allowance = kForEver, .pages = kPages, .windows = 8});
+  make({.open_after = 0, .allowance = kForEver, .pages = kPages, .tables = 4096, .windows = 8});
   for (u64 i = 0; i < 512; ++i) {
     if (!readable(kBegin + i * kPageSize)) show(kBegin + i * kPageSize, true);
   }
