@@ -4,6 +4,7 @@
 #include <string.h>
 #include <time.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <mutex>
 #include <optional>
@@ -11,6 +12,7 @@
 #include "cli/commands.hpp"
 #include "cli/console.hpp"
 #include "cli/serial_port.hpp"
+#include "cli/terminal.hpp"
 #include "control/console_hub.hpp"
 #include "control/machine_vm.hpp"
 #include "control/registry.hpp"
@@ -69,12 +71,10 @@ class Session {
     });
     VERT_TRY(announce(background));
     const machine::Outcome outcome = machine_->run();
+    if (!outcome.unanswered.empty()) give_up(outcome);
     Result<int> status = finish(outcome);
-    if (plan_.debug.counters.wanted)
-      VERT_TRY(write_report(plan_.debug.counters, counter_tables(machine_->engine_counters())));
-    if (plan_.debug.samples.wanted)
-      VERT_TRY(
-          write_report(plan_.debug.samples, sample_tables(machine_->engine_samples(cpu::kUsualHottest))));
+    if (plan_.debug.counters.wanted) VERT_TRY(report_counters());
+    if (plan_.debug.samples.wanted) VERT_TRY(report_samples());
     return status;
   }
 
@@ -138,6 +138,24 @@ class Session {
     const std::lock_guard lock(lost_mutex_);
     live_console_ = console;
     if (output_lost_ && console != nullptr) console->output_lost();
+  }
+
+  Status report_counters() {
+    VERT_ASSIGN(const auto counters, machine_->engine_counters());
+    return write_report(plan_.debug.counters, counter_tables(counters));
+  }
+  Status report_samples() {
+    VERT_ASSIGN(const auto samples, machine_->engine_samples(cpu::kUsualHottest));
+    return write_report(plan_.debug.samples, sample_tables(samples));
+  }
+
+  /// A vCPU's thread still runs and may hold any lock: nothing but this thread can be relied on.
+  [[noreturn]] void give_up(const machine::Outcome& outcome) {
+    restore_terminal();
+    print_error(fmt::format("vert: {}; ended all the same\n", outcome.unanswered));
+    folder_.reset();
+    api_socket_.reset();
+    std::_Exit(kExitFailure);
   }
 
   Result<int> finish(const machine::Outcome& outcome) {

@@ -15,20 +15,20 @@ termios saved_mode;
 std::atomic<int> raw_fd{-1};
 static_assert(std::atomic<int>::is_always_lock_free);
 
-void restore_saved_mode() {
-  const int fd = raw_fd.exchange(-1);
-  if (fd >= 0) tcsetattr(fd, TCSANOW, &saved_mode);
-}
-
 // SAFETY: calls only tcsetattr and raise, which are async-signal-safe, and touches a lock-free atomic and a
 // variable that is constant while that atomic holds a file descriptor. SA_RESETHAND has put the default
 // action back, so that the raised signal kills the process when the handler returns.
 void restore_and_die(int signal_number) {
-  restore_saved_mode();
+  restore_terminal();
   raise(signal_number);
 }
 
 }  // namespace
+
+void restore_terminal() {
+  const int fd = raw_fd.exchange(-1);
+  if (fd >= 0) tcsetattr(fd, TCSANOW, &saved_mode);
+}
 
 TerminalGuard::TerminalGuard(int fd) : fd_(fd) {}
 
@@ -44,11 +44,11 @@ bool TerminalGuard::enter_raw() {
   raw.c_cc[VMIN] = 1;
   raw.c_cc[VTIME] = 0;
   if (tcsetattr(fd_, TCSANOW, &raw) == 0) return true;
-  restore_saved_mode();
+  restore_terminal();
   return false;
 }
 
-void TerminalGuard::leave_raw() { restore_saved_mode(); }
+void TerminalGuard::leave_raw() { restore_terminal(); }
 
 void install_crash_handlers() {
   for (const int signal_number : {SIGABRT, SIGSEGV, SIGBUS, SIGILL, SIGFPE}) {

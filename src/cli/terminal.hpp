@@ -24,6 +24,10 @@ class TerminalGuard {
   int fd_;
 };
 
+/// Brings the mode of the terminal that is raw, if one is, back at once: for whoever leaves the process
+/// without the guard. Any thread; async-signal-safe.
+void restore_terminal();
+
 /// Restores the terminal before SIGABRT, SIGSEGV, SIGBUS, SIGILL or SIGFPE kills vert. Signals that
 /// already have a handler keep it.
 void install_crash_handlers();

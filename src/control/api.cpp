@@ -20,6 +20,7 @@ constexpr unsigned kOk = 200;
 constexpr unsigned kBadRequest = 400;
 constexpr unsigned kNotFound = 404;
 constexpr unsigned kMethodNotAllowed = 405;
+constexpr unsigned kUnanswered = 503;
 
 constexpr std::string_view kVersion = VERT_VERSION;
 
@@ -116,8 +117,10 @@ ApiAnswer info(Vm& vm, const json& /*arguments*/) {
 }
 
 ApiAnswer engine_counters(Vm& vm, const json& /*arguments*/) {
+  const auto counters = vm.engine_counters();
+  if (!counters) return refuse(kUnanswered, counters.error().message);
   json vcpus = json::array();
-  for (const auto& groups : vm.engine_counters()) vcpus.push_back({{"groups", to_json(groups)}});
+  for (const auto& groups : *counters) vcpus.push_back({{"groups", to_json(groups)}});
   return give({{"engine", vm.description().engine}, {"vcpus", std::move(vcpus)}});
 }
 
@@ -127,8 +130,10 @@ ApiAnswer hot_blocks(Vm& vm, const json& arguments) {
   const auto hottest = number(arguments, "hottest", cpu::kUsualHottest, kMostHotBlocks);
   if (!hottest) return refuse(kBadRequest, hottest.error().message);
   if (vm.state() != State::kRunning) return refuse(kBadRequest, "the machine is not running");
-  if (!vm.start_sampling()) {
-    vm.stop_sampling();
+  const auto started = vm.start_sampling();
+  if (!started) return refuse(kUnanswered, started.error().message);
+  if (!*started) {
+    static_cast<void>(vm.stop_sampling());
     return refuse(kBadRequest, fmt::format("the engine '{}' takes no samples", vm.description().engine));
   }
   return {.sampling = ApiAnswer::Sampling{std::chrono::milliseconds(*milliseconds), *hottest}};
@@ -170,7 +175,7 @@ ApiAnswer explain(Vm& vm, const json& arguments) {
 
 ApiAnswer pause(Vm& vm, const json& /*arguments*/) {
   if (vm.state() == State::kPaused) return refuse(kBadRequest, "the machine is paused already");
-  vm.pause();
+  if (const Status paused = vm.pause(); !paused) return refuse(kUnanswered, paused.error().message);
   return {};
 }
 
@@ -243,10 +248,11 @@ ApiAnswer answer(Vm& vm, const ApiRequest& request) {
 }
 
 ApiAnswer finish_sampling(Vm& vm, std::size_t hottest) {
-  const std::vector<cpu::SampleReport> reports = vm.engine_samples(hottest);
-  vm.stop_sampling();
+  const auto reports = vm.engine_samples(hottest);
+  if (!reports) return refuse(kUnanswered, reports.error().message);
+  if (const Status ended = vm.stop_sampling(); !ended) return refuse(kUnanswered, ended.error().message);
   json vcpus = json::array();
-  for (const cpu::SampleReport& report : reports)
+  for (const cpu::SampleReport& report : *reports)
     vcpus.push_back({{"groups", to_json(report.groups)}, {"listing", text(report.listing)}});
   return give({{"engine", vm.description().engine}, {"vcpus", std::move(vcpus)}});
 }

@@ -15,19 +15,19 @@ class MachineVm final : public Vm {
   [[nodiscard]] const VmDescription& description() const override { return description_; }
   [[nodiscard]] machine::Machine::State state() const override { return machine_.state(); }
   [[nodiscard]] machine::MachineStatistics statistics() const override { return machine_.statistics(); }
-  void pause() override { machine_.pause(); }
+  [[nodiscard]] Status pause() override { return machine_.pause(); }
   void resume() override { machine_.resume(); }
   void press_power_button() override { machine_.press_power_button(); }
   void reset() override { machine_.reset(); }
   void shut_down() override { machine_.stop(); }
-  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters() override {
+  [[nodiscard]] Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters() override {
     return machine_.engine_counters();
   }
-  [[nodiscard]] bool start_sampling() override { return machine_.start_sampling(); }
-  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples(std::size_t hottest) override {
+  [[nodiscard]] Result<bool> start_sampling() override { return machine_.start_sampling(); }
+  [[nodiscard]] Result<std::vector<cpu::SampleReport>> engine_samples(std::size_t hottest) override {
     return machine_.engine_samples(hottest);
   }
-  void stop_sampling() override { machine_.stop_sampling(); }
+  [[nodiscard]] Status stop_sampling() override { return machine_.stop_sampling(); }
   [[nodiscard]] Result<machine::GuestBytes> read_guest(unsigned vcpu, u64 address,
                                                        std::size_t size) override {
     return machine_.read_guest(vcpu, address, size);

@@ -32,17 +32,19 @@ class Vm {
   [[nodiscard]] virtual machine::Machine::State state() const = 0;
   [[nodiscard]] virtual machine::MachineStatistics statistics() const = 0;
 
-  virtual void pause() = 0;
+  // Errors: the machine does not answer.
+
+  [[nodiscard]] virtual Status pause() = 0;
   virtual void resume() = 0;
   virtual void press_power_button() = 0;
   virtual void reset() = 0;
   /// The machine, and with it vert, ends soon.
   virtual void shut_down() = 0;
 
-  [[nodiscard]] virtual std::vector<std::vector<cpu::CounterGroup>> engine_counters() = 0;
-  [[nodiscard]] virtual bool start_sampling() = 0;
-  [[nodiscard]] virtual std::vector<cpu::SampleReport> engine_samples(std::size_t hottest) = 0;
-  virtual void stop_sampling() = 0;
+  [[nodiscard]] virtual Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters() = 0;
+  [[nodiscard]] virtual Result<bool> start_sampling() = 0;
+  [[nodiscard]] virtual Result<std::vector<cpu::SampleReport>> engine_samples(std::size_t hottest) = 0;
+  [[nodiscard]] virtual Status stop_sampling() = 0;
   [[nodiscard]] virtual Result<machine::GuestBytes> read_guest(unsigned vcpu, u64 address,
                                                                std::size_t size) = 0;
 

@@ -110,13 +110,14 @@ struct Machine::Impl final : VcpuOwner {
   [[nodiscard]] Outcome run();
   [[nodiscard]] Status reset();
   void pause_all();
-  void wait_until_idle();
+  /// Error: a vCPU does not stop.
+  [[nodiscard]] Status wait_until_idle();
   [[nodiscard]] bool may_run() const;
-  void stand_still();
+  [[nodiscard]] Status stand_still();
   void go_on();
   /// Calls `look` while all vCPUs are idle, for a moment: clocks go on. Not on a vCPU's thread.
   template <typename Look>
-  auto while_idle(Look look);
+  auto while_idle(Look look) -> Result<decltype(look())>;
 
   const MachineConfig config;
   const x86::CpuModel model;
@@ -145,7 +146,8 @@ struct Machine::Impl final : VcpuOwner {
 
 Machine::Impl::~Impl() {
   for (const auto& vcpu : vcpus) vcpu->finish();
-  for (const auto& vcpu : vcpus) vcpu->wait_until_idle();
+  for (const auto& vcpu : vcpus)
+    static_cast<void>(vcpu->wait_until_idle(std::chrono::steady_clock::time_point::max()));
   // From here on no timer wakes a vCPU that may be gone.
   if (loop) loop->pause();
 }
@@ -249,8 +251,13 @@ void Machine::Impl::pause_all() {
   for (const auto& vcpu : vcpus) vcpu->pause();
 }
 
-void Machine::Impl::wait_until_idle() {
-  for (const auto& vcpu : vcpus) vcpu->wait_until_idle();
+Status Machine::Impl::wait_until_idle() {
+  const auto limit = std::chrono::steady_clock::now() + config.patience;
+  for (const auto& vcpu : vcpus)
+    if (!vcpu->wait_until_idle(limit))
+      return make_error("vCPU {} has not stopped within {} ms; it was last seen at RIP {:#x}", vcpu->index(),
+                        config.patience.count(), vcpu->seen_at());
+  return {};
 }
 
 Outcome Machine::Impl::run() {
@@ -273,9 +280,10 @@ Outcome Machine::Impl::run() {
   }
   const std::scoped_lock running(transitions);
   pause_all();
-  wait_until_idle();
+  const Status idle = wait_until_idle();
   const std::scoped_lock lock(mutex);
   ended_ns = loop->now_ns();
+  if (!idle) outcome->unanswered = idle.error().message;
   return *outcome;
 }
 
@@ -286,16 +294,17 @@ bool Machine::Impl::may_run() const {
 }
 
 /// Stops vCPUs, timers and TSCs. With `transitions` held.
-void Machine::Impl::stand_still() {
+Status Machine::Impl::stand_still() {
   pause_all();
-  wait_until_idle();
-  if (loop->paused()) return;
+  VERT_TRY(wait_until_idle());
+  if (loop->paused()) return {};
   // Clocks stop one after the other; the guest must not see that.
   const base::HostMoment before = base::host_moment();
   loop->pause();
   const u64 later = loop->host_ns(loop->now_ns()) - before.ns;
   stood_still_tsc =
       before.tsc + static_cast<u64>(u128{later} * model.tsc_frequency() / base::kNanosecondsPerSecond);
+  return {};
 }
 
 /// The reverse, if nothing is against it. With `transitions` held, and all vCPUs idle.
@@ -317,10 +326,13 @@ void Machine::Impl::go_on() {
 }
 
 template <typename Look>
-auto Machine::Impl::while_idle(Look look) {
+auto Machine::Impl::while_idle(Look look) -> Result<decltype(look())> {
   const std::scoped_lock running(transitions);
   pause_all();
-  wait_until_idle();
+  if (const Status idle = wait_until_idle(); !idle) {
+    go_on();
+    return std::unexpected(idle.error());
+  }
   auto seen = look();
   go_on();
   return seen;
@@ -328,7 +340,7 @@ auto Machine::Impl::while_idle(Look look) {
 
 Status Machine::Impl::reset() {
   const std::scoped_lock running(transitions);
-  stand_still();
+  VERT_TRY(stand_still());
   board->reset();
   VERT_TRY(clear_memory(*memory));
   for (cpu::VcpuEvents& vcpu_events : events) static_cast<void>(vcpu_events.take(~u32{0}));
@@ -385,13 +397,18 @@ Machine::State Machine::state() const {
   return impl_->began_ns ? State::kRunning : State::kCreated;
 }
 
-void Machine::pause() {
+Status Machine::pause() {
   const std::scoped_lock running(impl_->transitions);
-  {
+  const auto set_paused = [this](bool paused) {
     const std::scoped_lock lock(impl_->mutex);
-    impl_->paused = true;
-  }
-  impl_->stand_still();
+    return std::exchange(impl_->paused, paused);
+  };
+  const bool before = set_paused(true);
+  Status still = impl_->stand_still();
+  if (still) return {};
+  set_paused(before);
+  impl_->go_on();
+  return still;
 }
 
 void Machine::resume() {
@@ -407,7 +424,7 @@ void Machine::reset() { impl_->request_reset(); }
 
 void Machine::press_power_button() { impl_->board->power_management().press_power_button(); }
 
-std::vector<std::vector<cpu::CounterGroup>> Machine::engine_counters() {
+Result<std::vector<std::vector<cpu::CounterGroup>>> Machine::engine_counters() {
   return impl_->while_idle([this] {
     std::vector<std::vector<cpu::CounterGroup>> counters;
     for (const auto& vcpu : impl_->vcpus) counters.push_back(vcpu->engine_counters());
@@ -415,13 +432,13 @@ std::vector<std::vector<cpu::CounterGroup>> Machine::engine_counters() {
   });
 }
 
-bool Machine::start_sampling() {
+Result<bool> Machine::start_sampling() {
   return impl_->while_idle([this] {
     return std::ranges::all_of(impl_->vcpus, [](const auto& vcpu) { return vcpu->start_sampling(); });
   });
 }
 
-std::vector<cpu::SampleReport> Machine::engine_samples(std::size_t hottest) {
+Result<std::vector<cpu::SampleReport>> Machine::engine_samples(std::size_t hottest) {
   return impl_->while_idle([this, hottest] {
     std::vector<cpu::SampleReport> samples;
     for (const auto& vcpu : impl_->vcpus) samples.push_back(vcpu->engine_samples(hottest));
@@ -429,20 +446,24 @@ std::vector<cpu::SampleReport> Machine::engine_samples(std::size_t hottest) {
   });
 }
 
-void Machine::stop_sampling() {
-  impl_->while_idle([this] {
+Status Machine::stop_sampling() {
+  VERT_TRY(impl_->while_idle([this] {
     for (const auto& vcpu : impl_->vcpus) vcpu->stop_sampling();
     return true;
-  });
+  }));
+  return {};
 }
 
 Result<GuestBytes> Machine::read_guest(unsigned vcpu, u64 address, std::size_t size) {
   if (vcpu >= impl_->vcpus.size())
     return make_error("there is no processor {}: the machine has {}", vcpu, impl_->vcpus.size());
-  return impl_->while_idle([&]() -> Result<GuestBytes> {
+  Result<GuestBytes> found;
+  VERT_TRY(impl_->while_idle([&] {
     const Vcpu& looked_at = *impl_->vcpus[vcpu];
-    return read_linear(looked_at.context(), looked_at.state(), address, size);
-  });
+    found = read_linear(looked_at.context(), looked_at.state(), address, size);
+    return true;
+  }));
+  return found;
 }
 
 }  // namespace vert::machine

@@ -4,6 +4,7 @@
 // otherwise; run() blocks the caller until the machine ends.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -39,6 +40,8 @@ struct MachineConfig {
   cpu::EngineAids aids{};
   bool no_reboot = false;           // a reset ends the machine instead of restarting it
   SerialBackend* serial = nullptr;  // null: output is dropped. Outlives the machine
+  /// How long vCPUs are waited for that are to stop.
+  std::chrono::milliseconds patience{5000};
 };
 
 /// How a machine ended.
@@ -47,6 +50,9 @@ struct Outcome {
   Reason reason = Reason::kPowerOff;
   int debug_exit_status = 0;  // with kDebugExit: (value << 1) | 1
   std::string description;    // with kTripleFault: faults, registers, bytes at RIP; several lines
+  /// Not empty: which vCPU does not stop, in one line. Its thread still runs, so the machine may not be
+  /// destroyed: leave the process.
+  std::string unanswered{};
 };
 
 /// Counters for `vert info`, the benchmarks and tests.
@@ -80,8 +86,9 @@ class Machine {
 
   enum class State : u8 { kCreated, kRunning, kPaused, kEnded };
   [[nodiscard]] State state() const;
-  /// Stops the vCPUs, and all of the guest's time. On return nothing runs.
-  void pause();
+  /// Stops the vCPUs, and all of the guest's time. On return nothing runs. Error: a vCPU does not stop; the
+  /// machine runs on.
+  [[nodiscard]] Status pause();
   void resume();
   /// As the button at the front: what follows from it is the guest's affair.
   void press_power_button();
@@ -89,15 +96,16 @@ class Machine {
   void reset();
 
   // What follows stops the vCPUs for as long as it takes to look, while clocks go on: microseconds mostly.
+  // Error: a vCPU does not stop, in one line that says where it is.
 
   /// What each vCPU's engine has counted since the guest's last reset.
-  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters();
+  [[nodiscard]] Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters();
   /// From now on looks where the vCPUs spend their time; as if MachineConfig::aids had asked for it. False if
   /// the engine cannot. A reset of the guest ends it.
-  [[nodiscard]] bool start_sampling();
+  [[nodiscard]] Result<bool> start_sampling();
   /// Where each vCPU spent its time since, with listings of the hottest blocks.
-  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples(std::size_t hottest);
-  void stop_sampling();
+  [[nodiscard]] Result<std::vector<cpu::SampleReport>> engine_samples(std::size_t hottest);
+  [[nodiscard]] Status stop_sampling();
   /// Memory as that vCPU sees it now, through the page tables that it uses at the moment.
   [[nodiscard]] Result<GuestBytes> read_guest(unsigned vcpu, u64 address, std::size_t size);
 

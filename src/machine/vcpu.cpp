@@ -40,9 +40,14 @@ void Vcpu::resume() { request(RunState::kRunning); }
 void Vcpu::pause() { request(RunState::kPaused); }
 void Vcpu::finish() { request(RunState::kFinished); }
 
-void Vcpu::wait_until_idle() {
+bool Vcpu::wait_until_idle(std::chrono::steady_clock::time_point limit) {
   std::unique_lock lock(mutex_);
-  changed_.wait(lock, [this] { return run_state_ == wanted_ || !thread_.joinable(); });
+  return changed_.wait_until(lock, limit, [this] { return run_state_ == wanted_ || !thread_.joinable(); });
+}
+
+u64 Vcpu::seen_at() const {
+  // The engine may be writing it: an old value is as good, and a word is not torn.
+  return __atomic_load_n(&state_.rip, __ATOMIC_RELAXED);
 }
 
 void Vcpu::replace_engine(std::unique_ptr<cpu::Engine> engine) {

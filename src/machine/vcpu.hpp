@@ -12,6 +12,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -55,8 +56,11 @@ class Vcpu {
   void pause();
   void finish();
 
-  /// Until the thread is Paused or Finished after the last request. Not from the vCPU's thread.
-  void wait_until_idle();
+  /// Until the thread is Paused or Finished after the last request; false if it is not by then. Not from the
+  /// vCPU's thread.
+  [[nodiscard]] bool wait_until_idle(std::chrono::steady_clock::time_point limit);
+  /// RIP, about, for a message. Any thread.
+  [[nodiscard]] u64 seen_at() const;
 
   [[nodiscard]] unsigned index() const { return context_.index; }
   /// Guest instructions completed, counted whenever the engine returns.

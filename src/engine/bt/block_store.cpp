@@ -44,6 +44,13 @@ Block& BlockStore::add(const Block& block) {
   return blocks_.emplace_back(block);
 }
 
+const Block* BlockStore::around(u32 offset) const {
+  if (blocks_.empty() || offset < blocks_.front().inner_entry) return nullptr;
+  if (offset < blocks_.back().checked_entry)
+    return &*std::prev(std::ranges::upper_bound(blocks_, offset, {}, &Block::inner_entry));
+  return &*std::ranges::lower_bound(blocks_, offset, std::ranges::greater{}, &Block::checked_entry);
+}
+
 const Block* BlockStore::entered_at(u32 offset) const {
   const auto behind = std::ranges::upper_bound(blocks_, offset, {}, &Block::inner_entry);
   if (behind == blocks_.begin()) return nullptr;

@@ -66,6 +66,8 @@ class BlockStore {
 
   /// The block that is entered at this offset in the code cache, past all checks; null if none is.
   [[nodiscard]] const Block* entered_at(u32 offset) const;
+  /// The block whose code is at this offset; null if none is.
+  [[nodiscard]] const Block* around(u32 offset) const;
   [[nodiscard]] u32 index_of(const Block& block) const { return static_cast<u32>(&block - blocks_.data()); }
 
   /// The pages made of `frame`.
@@ -116,7 +118,7 @@ class BlockStore {
   std::unordered_map<memory::Frame, std::vector<u32>> frames_;
   std::unordered_map<CodeSpace, std::unordered_map<u64, u32>> spaces_;  // pages by place()
   std::unordered_map<u64, u32> block_index_;
-  std::vector<Block> blocks_;  // entries ascending
+  std::vector<Block> blocks_;  // inner entries ascending, checked entries descending
   u32 next_token_ = 1;
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "engine/bt/copy_list.hpp"
+#include "x86/paging.hpp"
 
 namespace vert::bt {
 
@@ -158,6 +159,11 @@ Form branch_form(const GuestInsn& guest, const Mode& mode) {
                            guest.details.instruction.meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT;
   // A 66h prefix on near branches outside 64-bit mode cuts EIP to 16 bits; in 64-bit mode processors differ.
   if (!near_branch || (guest.details.instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0)
+    return Form::kInterpret;
+  // A branch to where no code can be faults itself (SDM 2A, JMP and CALL); with 5-level paging it may not.
+  constexpr unsigned kLinearBits = 48;
+  if (!mode.code32 && kind == OperandKind::kImmediate &&
+      !is_canonical(branch_target(guest, mode.code32), kLinearBits))
     return Form::kInterpret;
   switch (insn.mnemonic) {
     case ZYDIS_MNEMONIC_JMP:

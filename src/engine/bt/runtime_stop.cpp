@@ -26,7 +26,12 @@ constexpr greg_t kTf = static_cast<greg_t>(x86::rflags::TF);
 void Runtime::tick(gregset_t& registers) {
   const bool wanted = context_->attention.load(std::memory_order_relaxed) != 0;
   // Most requests are answered by the next look; to step costs microseconds for each instruction.
-  if (std::exchange(unanswered_, wanted) && wanted) step_on(registers);
+  if (!std::exchange(unanswered_, wanted) || !wanted) return;
+  const auto pc = static_cast<u64>(registers[REG_RIP]);
+  // For whoever must tell people where a vCPU is that does not come; what is there is not in use meanwhile.
+  if (const Block* block = cache_.contains(pc) ? store_.around(cache_.offset_of(pc)) : nullptr)
+    __atomic_store_n(&state_->rip, block->rip, __ATOMIC_RELAXED);
+  step_on(registers);
 }
 
 void Runtime::step_on(gregset_t& registers) {

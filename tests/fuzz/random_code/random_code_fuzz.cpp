@@ -6,76 +6,15 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
-#include <mutex>
-#include <thread>
 
-#include "support/guest_rig.hpp"
-#include "support/random.hpp"
+#include "fuzz/random_code/random_guest.hpp"
 
 namespace vert::test {
 namespace {
 
 using namespace std::chrono_literals;
 using namespace x86;
-
-/// Kicks a vCPU every few milliseconds: a guest whose every instruction faults uses up no budget.
-class Kicker {
- public:
-  explicit Kicker(cpu::VcpuEvents& events) : thread_([this, &events] { work(events); }) {}
-  ~Kicker() {
-    {
-      const std::scoped_lock lock(mutex_);
-      done_ = true;
-    }
-    changed_.notify_all();
-    thread_.join();
-  }
-  Kicker(const Kicker&) = delete;
-  Kicker& operator=(const Kicker&) = delete;
-
- private:
-  void work(cpu::VcpuEvents& events) {
-    std::unique_lock lock(mutex_);
-    while (!changed_.wait_for(lock, 20ms, [this] { return done_; })) events.request(cpu::VcpuEvents::kKick);
-  }
-
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  bool done_ = false;
-  std::thread thread_;
-};
-
-/// Opcodes after which system behaviour begins; the rest of an instruction is left to chance.
-constexpr auto kBeginnings = std::to_array<std::array<u8, 2>>({
-    {0x0F, 0x00}, {0x0F, 0x01}, {0x0F, 0x20}, {0x0F, 0x22}, {0x0F, 0x23}, {0x0F, 0x30}, {0x0F, 0x32},
-    {0x0F, 0xAE}, {0x0F, 0xC7}, {0x0F, 0x05}, {0x0F, 0x07}, {0x0F, 0x34}, {0x0F, 0x35}, {0x0F, 0xA2},
-    {0x8E, 0xD8}, {0x8E, 0xD0}, {0xCF, 0x90}, {0xCB, 0x90}, {0xCD, 0x80}, {0xFF, 0x28}, {0xFF, 0x18},
-    {0xF3, 0xA4}, {0xF3, 0xAB}, {0xC8, 0x10}, {0xD9, 0x30}, {0xDD, 0x20}, {0x62, 0xF1}, {0xC5, 0xF8},
-    {0xC4, 0xE2}, {0xE7, 0x80}, {0x6C, 0x90}, {0x9D, 0x9C},
-});
-
-void fill_code(Random& random, std::span<u8> code) {
-  for (u8& byte : code) byte = static_cast<u8>(random.next());
-  for (std::size_t at = 0; at + 2 < code.size(); at += 1 + random.below(24)) {
-    const auto& beginning = kBeginnings[random.below(kBeginnings.size())];
-    code[at] = beginning[0];
-    code[at + 1] = beginning[1];
-  }
-}
-
-/// Numbers near where checks have their edges, and addresses near the guest's own tables.
-u64 interesting(Random& random) {
-  switch (random.below(6)) {
-    case 0: return random.next();
-    case 1: return random.below(0x1000);
-    case 2: return 0x100000 + random.below(0x200000);
-    case 3: return GuestRig::direct(Gpa(0x100000 + random.below(0x200000)));
-    case 4: return (u64{1} << random.below(64)) - random.below(3);
-    default: return ~u64{0} << random.below(64);
-  }
-}
 
 /// A flat segment with random attributes.
 Segment random_segment(Random& random, bool code) {
@@ -136,7 +75,8 @@ void run_guest(u64 seed, u64& instructions) {
   // Descriptor tables, and the page tables behind them, with some bits turned.
   for (u64 i = random.below(200); i != 0; --i)
     *rig.host(Gpa(0x100000 + random.below(0x4000))) = static_cast<u8>(random.next());
-  const Kicker kicker(rig.events());
+  // A guest whose every instruction faults uses up no budget.
+  const Ticker kicker(20ms, [&] { rig.events().request(cpu::VcpuEvents::kKick); });
   for (unsigned turn = 0; turn < 8; ++turn) {
     const cpu::CpuState state = random_state(random, rig);
     if (!cpu::check(state, rig.model())) continue;

@@ -45,6 +45,16 @@ TEST_F(ApiTest, PauseAndResumeGoWithTheState) {
   EXPECT_EQ(vm_.resets, 1);
 }
 
+TEST_F(ApiTest, AMachineThatDoesNotAnswerIsToldOf) {
+  vm_.deaf = true;
+  for (const auto& [method, endpoint] : {std::pair{"PUT", "vm.pause"}, std::pair{"GET", "vm.engine-counters"},
+                                         std::pair{"PUT", "vm.hot-blocks"}}) {
+    const ApiAnswer refusal = ask(method, endpoint);
+    EXPECT_EQ(refusal.status, 503U) << endpoint;
+    EXPECT_EQ(error_of(refusal), "vCPU 1 has not stopped") << endpoint;
+  }
+}
+
 TEST_F(ApiTest, ShutDownComesAfterTheAnswer) {
   EXPECT_EQ(ask("PUT", "vm.shutdown").then, ApiAnswer::Then::kShutDown);
   EXPECT_EQ(ask("PUT", "vmm.shutdown").then, ApiAnswer::Then::kShutDown);

@@ -23,22 +23,31 @@ class FakeVm final : public Vm {
   [[nodiscard]] const VmDescription& description() const override { return description_; }
   [[nodiscard]] machine::Machine::State state() const override { return state_; }
   [[nodiscard]] machine::MachineStatistics statistics() const override { return {42, 1000}; }
-  void pause() override { state_ = machine::Machine::State::kPaused; }
+  [[nodiscard]] Status pause() override {
+    if (deaf) return make_error("vCPU 1 has not stopped");
+    state_ = machine::Machine::State::kPaused;
+    return {};
+  }
   void resume() override { state_ = machine::Machine::State::kRunning; }
   void press_power_button() override { ++presses; }
   void reset() override { ++resets; }
   void shut_down() override { ++shut_downs; }
-  [[nodiscard]] std::vector<std::vector<cpu::CounterGroup>> engine_counters() override {
-    return {{{"exits", true, {{"all", 7}}}}};
+  [[nodiscard]] Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters() override {
+    if (deaf) return make_error("vCPU 1 has not stopped");
+    return std::vector<std::vector<cpu::CounterGroup>>{{{"exits", true, {{"all", 7}}}}};
   }
-  [[nodiscard]] bool start_sampling() override {
+  [[nodiscard]] Result<bool> start_sampling() override {
+    if (deaf) return make_error("vCPU 1 has not stopped");
     sampling = can_sample;
     return can_sample;
   }
-  [[nodiscard]] std::vector<cpu::SampleReport> engine_samples(std::size_t hottest) override {
-    return {{{{"samples", true, {{"asked for", hottest}}}}, "listing"}};
+  [[nodiscard]] Result<std::vector<cpu::SampleReport>> engine_samples(std::size_t hottest) override {
+    return std::vector<cpu::SampleReport>{{{{"samples", true, {{"asked for", hottest}}}}, "listing"}};
   }
-  void stop_sampling() override { sampling = false; }
+  [[nodiscard]] Status stop_sampling() override {
+    sampling = false;
+    return {};
+  }
   [[nodiscard]] Result<machine::GuestBytes> read_guest(unsigned vcpu, u64 address,
                                                        std::size_t size) override {
     if (vcpu >= 2) return make_error("there is no processor {}", vcpu);
@@ -67,6 +76,7 @@ class FakeVm final : public Vm {
   std::atomic<int> shut_downs = 0;
   std::atomic<bool> sampling = false;
   bool can_sample = true;
+  bool deaf = false;  // no vCPU stops
 
  private:
   VmDescription description_;

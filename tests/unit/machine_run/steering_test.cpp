@@ -91,39 +91,95 @@ TEST_P(SteeringTest, PauseStopsTheGuestAndItsTime) {
   RunningMachine machine(config(kernel));
   ASSERT_TRUE(machine.counts());
   EXPECT_EQ(machine->state(), Machine::State::kRunning);
-  machine->pause();
+  EXPECT_TRUE(machine->pause());
   EXPECT_EQ(machine->state(), Machine::State::kPaused);
   const Notes before = machine.notes();
   std::this_thread::sleep_for(500ms);
   EXPECT_EQ(machine.notes().count, before.count);
   machine->resume();
   ASSERT_TRUE(machine.counts());
-  machine->pause();
+  EXPECT_TRUE(machine->pause());
   const u64 passed = machine.notes().tsc() - before.tsc();
   EXPECT_LT(passed, base::host_tsc_frequency() / 1000 * 450);
   EXPECT_GT(passed, 0U);
   machine->resume();
 }
 
+/// Takes no output until it is told to: whoever writes waits.
+class StuckSerial final : public SerialBackend {
+ public:
+  void write(std::span<const u8> /*bytes*/) override {
+    reached = true;
+    while (stuck) std::this_thread::sleep_for(1ms);
+  }
+  std::atomic<bool> reached = false;
+  std::atomic<bool> stuck = true;
+};
+
+TEST_P(SteeringTest, AVcpuThatDoesNotStopIsNamedAndNotWaitedForWithoutEnd) {
+  Code code = out_byte(0x3F8, 'x');
+  code.back() = 0x90;
+  code.insert(code.end(), {0xEB, 0xFD});
+  const KernelFile kernel(code);
+  MachineConfig slow = config(kernel);
+  StuckSerial serial;
+  slow.serial = &serial;
+  slow.patience = 20ms;
+  RunningMachine machine(slow);
+  while (!serial.reached) std::this_thread::sleep_for(1ms);
+  const Status paused = machine->pause();
+  ASSERT_FALSE(paused);
+  EXPECT_TRUE(paused.error().message.starts_with("vCPU 0 has not stopped within 20 ms"))
+      << paused.error().message;
+  EXPECT_EQ(paused.error().message.find('\n'), std::string::npos);
+  EXPECT_EQ(machine->state(), Machine::State::kRunning);
+  EXPECT_FALSE(machine->engine_counters());
+  machine->stop();
+  EXPECT_EQ(machine.end(), Outcome::Reason::kStopped);
+  EXPECT_TRUE(machine.outcome().unanswered.starts_with("vCPU 0")) << machine.outcome().unanswered;
+  serial.stuck = false;
+}
+
+TEST_P(SteeringTest, AFailedPauseLeavesItRunning) {
+  const KernelFile kernel([] {
+    Code code = out_byte(0x3F8, 'x');
+    code.pop_back();
+    code.insert(code.end(), kCounting.begin(), kCounting.end());
+    return code;
+  }());
+  MachineConfig slow = config(kernel);
+  StuckSerial serial;
+  slow.serial = &serial;
+  slow.patience = 20ms;
+  RunningMachine machine(slow);
+  while (!serial.reached) std::this_thread::sleep_for(1ms);
+  EXPECT_FALSE(machine->pause());
+  serial.stuck = false;
+  std::optional<Status> paused;
+  for (int i = 0; i < 1000 && !(paused && *paused); ++i) paused = machine->pause();
+  EXPECT_TRUE(*paused);
+  EXPECT_TRUE(machine->engine_counters());
+}
+
 TEST_P(SteeringTest, StopEndsAPausedMachine) {
   const KernelFile kernel(kCounting);
   RunningMachine machine(config(kernel));
-  machine->pause();
+  EXPECT_TRUE(machine->pause());
   machine->stop();
   EXPECT_EQ(machine.end(), Outcome::Reason::kStopped);
   EXPECT_EQ(machine->state(), Machine::State::kEnded);
   machine->resume();
-  machine->pause();
+  EXPECT_TRUE(machine->pause());
   EXPECT_EQ(machine->state(), Machine::State::kEnded);
-  EXPECT_EQ(machine->engine_counters().size(), 2U);
+  EXPECT_EQ(machine->engine_counters()->size(), 2U);
 }
 
 TEST_P(SteeringTest, PauseBeforeTheStartHolds) {
   const KernelFile kernel(kCounting);
   const auto machine = Machine::create(config(kernel)).value();
   EXPECT_EQ(machine->state(), Machine::State::kCreated);
-  EXPECT_EQ(machine->engine_counters().size(), 2U);
-  machine->pause();
+  EXPECT_EQ(machine->engine_counters()->size(), 2U);
+  EXPECT_TRUE(machine->pause());
   std::thread running([&] { static_cast<void>(machine->run()); });
   std::this_thread::sleep_for(50ms);
   EXPECT_EQ(machine->statistics().instructions, 0U);
@@ -167,7 +223,7 @@ TEST_P(SteeringTest, ResetLeavesAPausedMachinePaused) {
   const KernelFile kernel(kCountsOnce);
   RunningMachine machine(config(kernel));
   ASSERT_TRUE(machine.counts());
-  machine->pause();
+  EXPECT_TRUE(machine->pause());
   machine->reset();
   std::this_thread::sleep_for(50ms);
   EXPECT_EQ(machine->state(), Machine::State::kPaused);
@@ -179,7 +235,7 @@ TEST_P(SteeringTest, CountersAreToBeHadWhileItRuns) {
   const KernelFile kernel(kCounting);
   RunningMachine machine(config(kernel));
   ASSERT_TRUE(machine.counts());
-  const auto counters = machine->engine_counters();
+  const auto counters = machine->engine_counters().value();
   EXPECT_EQ(counters.size(), 2U);
   EXPECT_EQ(counters[0].empty(), machine->engine_name() == "interp");
   EXPECT_TRUE(machine.counts());
@@ -189,19 +245,19 @@ TEST_P(SteeringTest, SamplesAreTakenOnDemand) {
   const KernelFile kernel(kCounting);
   RunningMachine machine(config(kernel));
   ASSERT_TRUE(machine.counts());
-  EXPECT_TRUE(machine->engine_samples(3)[0].groups.empty());
-  if (!machine->start_sampling()) {
+  EXPECT_TRUE(machine->engine_samples(3)->at(0).groups.empty());
+  if (!machine->start_sampling().value()) {
     EXPECT_EQ(machine->engine_name(), "interp");
     return;
   }
   std::string listing;
   for (int i = 0; i < 500 && listing.empty(); ++i) {
     std::this_thread::sleep_for(20ms);
-    listing = machine->engine_samples(3)[0].listing;
+    listing = machine->engine_samples(3)->at(0).listing;
   }
   EXPECT_NE(listing.find("rdtsc"), std::string::npos) << listing;
-  machine->stop_sampling();
-  EXPECT_TRUE(machine->engine_samples(3)[0].groups.empty());
+  EXPECT_TRUE(machine->stop_sampling());
+  EXPECT_TRUE(machine->engine_samples(3)->at(0).groups.empty());
   EXPECT_TRUE(machine.counts());
 }
 
@@ -228,11 +284,11 @@ TEST_P(SteeringTest, AllOfItAtOnceUnderResets) {
       static_cast<void>(machine->engine_counters());
       static_cast<void>(machine->start_sampling());
       static_cast<void>(machine->engine_samples(1));
-      machine->stop_sampling();
+      EXPECT_TRUE(machine->stop_sampling());
     }
   });
   for (int i = 0; i < 100; ++i) {
-    machine->pause();
+    EXPECT_TRUE(machine->pause());
     machine->reset();
     machine->resume();
   }

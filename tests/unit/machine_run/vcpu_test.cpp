@@ -20,6 +20,8 @@ using namespace std::chrono_literals;
 
 constexpr auto kLong = 10s;
 
+std::chrono::steady_clock::time_point soon() { return std::chrono::steady_clock::now() + kLong; }
+
 /// Takes interrupts as engines do, and tells the test of every run.
 class ScriptedEngine final : public cpu::Engine {
  public:
@@ -135,7 +137,7 @@ TEST_F(VcpuTest, PausesWhileHaltedAndGoesOn) {
   vcpu_->resume();
   EXPECT_EQ(next(), "halt");
   vcpu_->pause();
-  vcpu_->wait_until_idle();
+  EXPECT_TRUE(vcpu_->wait_until_idle(soon()));
   vcpu_->state().rflags |= x86::rflags::IF;
   events_.request(VcpuEvents::kInterrupt);
   EXPECT_TRUE(quiet());
@@ -152,11 +154,28 @@ TEST_F(VcpuTest, PausesWhileItRuns) {
   vcpu_->resume();
   while (turns == 0) std::this_thread::yield();
   vcpu_->pause();
-  vcpu_->wait_until_idle();
+  EXPECT_TRUE(vcpu_->wait_until_idle(soon()));
   const u64 at_pause = turns;
   std::this_thread::sleep_for(1ms);
   EXPECT_EQ(turns, at_pause);
   EXPECT_EQ(vcpu_->instructions(), at_pause);
+}
+
+TEST_F(VcpuTest, WaitingForOneThatDoesNotStopHasAnEnd) {
+  std::atomic<bool> stuck = true;
+  make(0, [&](cpu::CpuState& state) {
+    state.rip = 0x1234;
+    note("stuck");
+    while (stuck) std::this_thread::yield();
+    return Exit::kBudget;
+  });
+  vcpu_->resume();
+  EXPECT_EQ(next(), "stuck");
+  vcpu_->pause();
+  EXPECT_FALSE(vcpu_->wait_until_idle(std::chrono::steady_clock::now() + 2ms));
+  EXPECT_EQ(vcpu_->seen_at(), 0x1234U);
+  stuck = false;
+  EXPECT_TRUE(vcpu_->wait_until_idle(soon()));
 }
 
 // SDM 3A, 8.4.
@@ -190,7 +209,7 @@ TEST_F(VcpuTest, InitOfTheBootProcessorIsAReset) {
   EXPECT_EQ(next(), "halt");
   events_.request(VcpuEvents::kInit);
   EXPECT_EQ(next(), "reset");
-  vcpu_->wait_until_idle();
+  EXPECT_TRUE(vcpu_->wait_until_idle(soon()));
 }
 
 TEST_F(VcpuTest, TripleFaultIsToldOnce) {
@@ -200,7 +219,7 @@ TEST_F(VcpuTest, TripleFaultIsToldOnce) {
   });
   vcpu_->resume();
   EXPECT_EQ(next(), "shutdown: fault on fault");
-  vcpu_->wait_until_idle();
+  EXPECT_TRUE(vcpu_->wait_until_idle(soon()));
   EXPECT_TRUE(quiet());
 }
 

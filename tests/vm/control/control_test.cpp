@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -186,6 +187,23 @@ TEST_F(ControlTest, SignalEndsTheConsoleNotTheMachine) {
   EXPECT_EQ(console.wait(10s).status, 1);
   EXPECT_FALSE(console.terminal_is_raw());
   EXPECT_EQ(names(), "web\n");
+}
+
+TEST_F(ControlTest, LoopsOfEveryShapeArePausedAndEnded) {
+  for (const std::string shape : {"calls", "pushes", "look_ups", "over_the_top"}) {
+    SCOPED_TRACE(shape);
+    VertProcess guest(run("loop_" + shape, {"--name", "web"}), Console::kPipes);
+    ASSERT_TRUE(guest.expect("kernel up", 30s));
+    std::this_thread::sleep_for(50ms);
+    const Ran paused = vert({"pause", "web"});
+    EXPECT_EQ(paused.status, 0) << paused.errors;
+    EXPECT_EQ(vert({"resume", "web"}).status, 0);
+    EXPECT_EQ(vert({"info", "web"}).status, 0);
+    guest.kill(SIGTERM);
+    EXPECT_EQ(guest.wait(10s).status, 1);
+    EXPECT_TRUE(contains(guest.errors(), "stopped by SIGTERM")) << guest.errors();
+    EXPECT_FALSE(contains(guest.errors(), "has not stopped")) << guest.errors();
+  }
 }
 
 TEST_F(ControlTest, StopPressesThePowerButtonAndWaits) {
