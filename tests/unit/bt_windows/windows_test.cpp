@@ -236,7 +236,7 @@ TEST_F(WindowsTest, CloseWhenFaultsThatTheyCannotSettleCostTooMuch) {
       {"a sum that is not canonical", [] { return u64{0}; }},
   };
   for (const Case& each : cases) {
-    make({.open_after = 0, .allowance = 0, .pages = 4096, .windows = 8});
+    make({.open_after = 0, .allowance = 0, .pages = 4096, .tables = 4096, .windows = 8});
     ASSERT_TRUE(windows_->open());
     for (int i = 0; i < 1000 && windows_->open(); ++i) {
       EXPECT_NE(windows_->fault(each.host_address(), false), Windows::Fault::kFilled);
