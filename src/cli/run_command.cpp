@@ -152,7 +152,8 @@ class RunCommand final : public Command {
     app_.add_option("IMAGE", options_.image, "What to boot: a kernel, as with --kernel")->type_name("");
     app_.add_option("--kernel", options_.kernel, "Linux bzImage, ELF kernel (PVH) or multiboot 1 kernel")
         ->type_name("FILE");
-    app_.add_option("--initrd", options_.initrd, "Initial RAM disk; for multiboot, the first module")
+    app_.add_option("--initrd", options_.initrd,
+                    "Initial RAM disk; for multiboot, modules: 'FILE ARGUMENTS,FILE'")
         ->type_name("FILE");
     app_.add_option("--append", options_.append, "The kernel's command line")->type_name("STRING");
     app_.add_option("--memory", options_.memory, "Guest RAM, as 512M or 2G (default 2G)")->type_name("SIZE");

@@ -29,6 +29,9 @@ Result<int> exit_status(const machine::Outcome& outcome) {
     case Reason::kReset:
       print_error("vert: the guest asked for a reset, which ends it (--no-reboot)\n");
       return kExitOk;
+    case Reason::kHalted:
+      print_error("vert: the guest halted all its processors with interrupts off, which ends it\n");
+      return kExitOk;
     case Reason::kDebugExit: return outcome.debug_exit_status;
     case Reason::kTripleFault:
       print_error(fmt::format("vert: the guest crashed (triple fault)\n{}\n", outcome.description));
@@ -44,7 +47,9 @@ machine::MachineConfig with_absolute_paths(machine::MachineConfig config) {
   for (std::string* path : {&config.kernel, &config.initrd}) {
     std::error_code error;
     const auto absolute = std::filesystem::absolute(*path, error);
-    if (!path->empty() && !error) *path = absolute.lexically_normal().string();
+    // A list of multiboot modules is no path.
+    if (!path->empty() && !error && std::filesystem::exists(absolute, error))
+      *path = absolute.lexically_normal().string();
   }
   return config;
 }

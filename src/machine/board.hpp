@@ -60,6 +60,7 @@ class Board {
   [[nodiscard]] device::AcpiPm& power_management() { return pm_; }
 
   [[nodiscard]] device::FwCfg& fw_cfg() { return fw_cfg_; }
+  [[nodiscard]] device::IoApic& io_apic() { return io_apic_; }
 
   /// All devices as after power-up.
   void reset();

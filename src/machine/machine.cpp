@@ -21,6 +21,7 @@
 #include "machine/firmware/real_mode.hpp"
 #include "machine/fw_cfg_items.hpp"
 #include "machine/guest_bytes.hpp"
+#include "machine/halt_watch.hpp"
 #include "machine/state_dump.hpp"
 #include "machine/vcpu.hpp"
 
@@ -103,6 +104,10 @@ struct Machine::Impl final : VcpuOwner {
 
   void vcpu_shut_down(const Vcpu& vcpu, const std::string& faults) override;
   void vcpu_reset(const Vcpu& vcpu) override;
+  void vcpu_sleeps(const Vcpu& vcpu, u32 wakers) override;
+  void vcpu_wakes(const Vcpu& vcpu) override;
+  /// An NMI or INIT could come from a device.
+  [[nodiscard]] bool devices_can_wake() const;
 
   /// The first end counts. Any thread.
   void end(Outcome outcome);
@@ -129,6 +134,7 @@ struct Machine::Impl final : VcpuOwner {
   cpu::ApicFabric fabric;
   std::unique_ptr<Board> board;
   std::deque<cpu::VcpuEvents> events;
+  std::optional<HaltWatch> halt_watch;
   std::vector<std::unique_ptr<cpu::LocalApic>> apics;
   std::vector<std::unique_ptr<Vcpu>> vcpus;
 
@@ -161,6 +167,7 @@ Status Machine::Impl::build() {
   VERT_ASSIGN(board, Board::create(map, *memory, *loop, fabric, board_events(), config.devices));
   add_fw_cfg_items(board->fw_cfg(), config.cpus, map, files->source);
   VERT_TRY(make_processors());
+  halt_watch.emplace(events);
   board->pic().set_output_callback([this] { apics.front()->external_interrupt_changed(); });
   VERT_TRY(boot());
   for (const auto& vcpu : vcpus) VERT_TRY(vcpu->start());
@@ -227,6 +234,28 @@ void Machine::Impl::vcpu_shut_down(const Vcpu& vcpu, const std::string& faults) 
 }
 
 void Machine::Impl::vcpu_reset(const Vcpu& /*vcpu*/) { request_reset(); }
+
+void Machine::Impl::vcpu_sleeps(const Vcpu& vcpu, u32 wakers) {
+  if (halt_watch->sleeps(vcpu.index(), wakers) && !devices_can_wake()) end(because(Outcome::Reason::kHalted));
+}
+
+void Machine::Impl::vcpu_wakes(const Vcpu& vcpu) { halt_watch->wakes(vcpu.index()); }
+
+bool Machine::Impl::devices_can_wake() const {
+  constexpr u32 kLvtLint0 = 0x350;
+  constexpr u32 kLvtError = 0x370;
+  constexpr u32 kMasked = 1U << 16;
+  constexpr u32 kMode = 7U << 8;
+  constexpr u32 kNmi = 4U << 8;
+  constexpr u32 kInit = 5U << 8;
+  const auto unmaskable = [](cpu::LocalApic& apic, u32 entry) {
+    const u32 value = apic.mmio_read(entry);
+    return (value & kMasked) == 0 && ((value & kMode) == kNmi || (value & kMode) == kInit);
+  };
+  return board->io_apic().sends_unmaskable() || std::ranges::any_of(apics, [&](const auto& apic) {
+           return unmaskable(*apic, kLvtLint0) || unmaskable(*apic, kLvtError);
+         });
+}
 
 void Machine::Impl::end(Outcome why) {
   {

@@ -34,7 +34,7 @@ struct MachineConfig {
   std::string engine = "auto";  // auto, bt, interp (kvm is not there yet)
   std::string cpu_model = "host";
   std::string kernel;                // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
-  std::string initrd;                // empty: none. For multiboot: the first module
+  std::string initrd;                // empty: none. For multiboot: modules, as "FILE ARGUMENTS,FILE"
   std::string append;                // the kernel's command line
   std::vector<std::string> devices;  // "isa-debug-exit", "pc-testdev"
   cpu::EngineAids aids{};
@@ -44,9 +44,9 @@ struct MachineConfig {
   std::chrono::milliseconds patience{5000};
 };
 
-/// How a machine ended.
+/// How a machine ended. kHalted: all its processors are halted, and nothing can wake them.
 struct Outcome {
-  enum class Reason { kPowerOff, kReset, kTripleFault, kDebugExit, kStopped, kInternalError };
+  enum class Reason { kPowerOff, kReset, kTripleFault, kHalted, kDebugExit, kStopped, kInternalError };
   Reason reason = Reason::kPowerOff;
   int debug_exit_status = 0;  // with kDebugExit: (value << 1) | 1
   std::string description;    // with kTripleFault: faults, registers, bytes at RIP; several lines
@@ -69,7 +69,7 @@ class Machine {
   Machine(const Machine&) = delete;
   Machine& operator=(const Machine&) = delete;
 
-  /// Runs until the guest powers off, crashes, resets with no_reboot, or stop() is called.
+  /// Runs until the guest powers off, halts for good, crashes, resets with no_reboot, or stop() is called.
   [[nodiscard]] Outcome run();
   /// Ends run() soon, from any thread; not async-signal-safe.
   void stop();

@@ -79,7 +79,7 @@ void Vcpu::turn() {
   if ((taken & VcpuEvents::kInit) != 0) settle_init();
   if ((taken & VcpuEvents::kSipi) != 0) settle_start_up();
   if ((taken & ~VcpuEvents::kInit & ~VcpuEvents::kSipi) != 0) return;
-  if (state_.activity == Activity::kRunning || can_go_on())
+  if (state_.activity == Activity::kRunning || (context_.events->pending() & wakers()) != 0)
     run_engine();
   else
     wait_for_event();
@@ -112,21 +112,22 @@ void Vcpu::run_engine() {
   owner_.vcpu_shut_down(*this, exit.description);
 }
 
-bool Vcpu::can_go_on() const {
-  return cpu::deliverable(context_.events->pending(), cpu::acceptance_of(state_)) != 0;
-}
+u32 Vcpu::wakers() const { return cpu::deliverable(~u32{0}, cpu::acceptance_of(state_)); }
 
 void Vcpu::wait_for_event() {
+  const u32 events = wakers();
   while (true) {
     {
       const std::scoped_lock lock(mutex_);
       woken_ = false;
     }
     // Whatever was requested up to here is seen now; what comes later sets woken_ again.
-    if (can_go_on()) return;
+    if ((context_.events->pending() & events) != 0) break;
+    owner_.vcpu_sleeps(*this, events);
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [this] { return woken_; });
   }
+  owner_.vcpu_wakes(*this);
 }
 
 void Vcpu::wake() {

@@ -28,7 +28,7 @@ namespace vert::machine {
 class Vcpu;
 
 /// Told of what a vCPU cannot settle itself. Called on the vCPU's thread with no lock held; the vCPU is
-/// Paused afterwards.
+/// Paused afterwards, unless it says otherwise.
 class VcpuOwner {
  public:
   virtual ~VcpuOwner() = default;
@@ -36,6 +36,9 @@ class VcpuOwner {
   virtual void vcpu_shut_down(const Vcpu& vcpu, const std::string& faults) = 0;
   /// INIT of the boot processor: it would start at the firmware that vert does not have.
   virtual void vcpu_reset(const Vcpu& vcpu) = 0;
+  /// It sleeps until one of these events is pending (VcpuEvents), and goes on. Here the vCPU stays Running.
+  virtual void vcpu_sleeps(const Vcpu& vcpu, u32 wakers) = 0;
+  virtual void vcpu_wakes(const Vcpu& vcpu) = 0;
 };
 
 class Vcpu {
@@ -91,7 +94,8 @@ class Vcpu {
   void run_engine();
   /// Sleeps until the guest can go on, or something is asked of the thread.
   void wait_for_event();
-  [[nodiscard]] bool can_go_on() const;
+  /// The events that end the wait.
+  [[nodiscard]] u32 wakers() const;
   void request(RunState wanted);
   void wake();
 

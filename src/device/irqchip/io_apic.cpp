@@ -1,5 +1,7 @@
 #include "device/irqchip/io_apic.hpp"
 
+#include <algorithm>
+
 namespace vert::device {
 namespace {
 
@@ -118,6 +120,15 @@ void IoApic::end_of_interrupt(u8 vector) {
     entry &= ~kRemoteIrr;
     serve_level(pin);
   }
+}
+
+bool IoApic::sends_unmaskable() {
+  const std::lock_guard lock(mutex_);
+  return std::ranges::any_of(state_.entries, [](u64 entry) {
+    const cpu::DeliveryMode mode = mode_of(entry);
+    return (entry & IoApicState::kMasked) == 0 &&
+           (mode == cpu::DeliveryMode::kNmi || mode == cpu::DeliveryMode::kInit);
+  });
 }
 
 void IoApic::reset() {

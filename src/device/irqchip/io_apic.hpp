@@ -55,6 +55,9 @@ class IoApic final : public memory::BusDevice, public cpu::EoiListener {
   /// Drives a pin, 0..23.
   void set_pin(unsigned pin, bool asserted);
 
+  /// An unmasked pin sends NMI or INIT, which reach processors that take no interrupts.
+  [[nodiscard]] bool sends_unmaskable();
+
   /// As after power-up; levels of the pins stay.
   void reset();
   [[nodiscard]] base::Document save();

@@ -97,6 +97,29 @@ TEST(Machine, TripleFaultTellsRegistersAndCode) {
 // out 0x21, 0xff; sti; again: hlt; jmp again
 const Code kHaltOpen = {0xB0, 0xFF, 0xE6, 0x21, 0xFB, 0xF4, 0xEB, 0xFD};
 
+TEST(Machine, HaltWithInterruptsOffEndsIt) {
+  for (const unsigned cpus : {1U, 4U}) {
+    const KernelFile kernel({0xF4, 0xEB, 0xFD});
+    MachineConfig config = config_for(kernel);
+    config.cpus = cpus;
+    EXPECT_EQ(run(config).reason, Outcome::Reason::kHalted);
+  }
+}
+
+// The I/O APIC's input 0 is not connected, but it could send an NMI: mov dword [0xfec00000], 0x10; mov dword
+// [0xfec00010], 0x400; hlt; jmp $-1
+TEST(Machine, HaltThatAnNmiOfADeviceCouldEndGoesOn) {
+  const KernelFile kernel({0xC7, 0x05, 0x00, 0x00, 0xC0, 0xFE, 0x10, 0x00, 0x00, 0x00, 0xC7, 0x05,
+                           0x10, 0x00, 0xC0, 0xFE, 0x00, 0x04, 0x00, 0x00, 0xF4, 0xEB, 0xFD});
+  auto machine = Machine::create(config_for(kernel)).value();
+  std::thread stopper([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    machine->stop();
+  });
+  EXPECT_EQ(machine->run().reason, Outcome::Reason::kStopped);
+  stopper.join();
+}
+
 TEST(Machine, StopEndsALoopAndAHalt) {
   for (const Code& code : {Code{0xEB, 0xFE}, kHaltOpen}) {
     const KernelFile kernel(code);

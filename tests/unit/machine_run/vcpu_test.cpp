@@ -44,6 +44,8 @@ class VcpuTest : public testing::Test, public VcpuOwner {
  protected:
   void vcpu_shut_down(const Vcpu&, const std::string& faults) override { note("shutdown: " + faults); }
   void vcpu_reset(const Vcpu&) override { note("reset"); }
+  void vcpu_sleeps(const Vcpu&, u32 wakers) override { sleeping_until_ = wakers; }
+  void vcpu_wakes(const Vcpu&) override { sleeping_until_ = 0; }
 
   void note(std::string what) {
     const std::scoped_lock lock(mutex_);
@@ -88,6 +90,7 @@ class VcpuTest : public testing::Test, public VcpuOwner {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::string> notes_;
+  std::atomic<u32> sleeping_until_ = 0;
   std::unique_ptr<Vcpu> vcpu_;
 };
 
@@ -130,6 +133,25 @@ TEST_F(VcpuTest, BlockedNmiDoesNotWake) {
   EXPECT_EQ(next(), "halt");
   events_.request(VcpuEvents::kNmi);
   EXPECT_TRUE(quiet());
+}
+
+TEST_F(VcpuTest, TellsWhatItSleepsUntil) {
+  const auto told = [this](u64 rflags, bool nmi_blocked) {
+    make_halting();
+    vcpu_->state().rflags |= rflags;
+    vcpu_->state().nmi_blocked = nmi_blocked;
+    vcpu_->resume();
+    EXPECT_EQ(next(), "halt");
+    for (int i = 0; i < 10000 && sleeping_until_ == 0; ++i) std::this_thread::sleep_for(1ms);
+    const u32 wakers = sleeping_until_;
+    vcpu_.reset();
+    EXPECT_EQ(sleeping_until_, 0U) << "it has woken to end";
+    return wakers;
+  };
+  constexpr u32 kAlways = VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi | VcpuEvents::kSmi;
+  EXPECT_EQ(told(0, false), kAlways | VcpuEvents::kNmi);
+  EXPECT_EQ(told(0, true), kAlways);
+  EXPECT_EQ(told(x86::rflags::IF, true), kAlways | VcpuEvents::kInterrupt);
 }
 
 TEST_F(VcpuTest, PausesWhileHaltedAndGoesOn) {

@@ -52,6 +52,14 @@ TEST(Exit, ResetRunsTheKernelAgain) {
   EXPECT_TRUE(vert.expect("kernel up", 30s));
 }
 
+TEST(Exit, HaltThatNothingCanEndIsSaidAndStatusZero) {
+  for (const char* const cpus : {"1", "3"}) {
+    VertProcess vert(run_kernel("dead_halt", {"--cpus", cpus}), Console::kPipes);
+    EXPECT_EQ(vert.wait(30s).status, 0) << cpus;
+    EXPECT_NE(vert.errors().find("halted all its processors"), std::string::npos) << vert.errors();
+  }
+}
+
 TEST(Exit, KernelLearnsTheNumberOfProcessorsFromFwCfg) {
   VertProcess vert(run_kernel("cpu_count", {"--cpus", "3", "--device", "isa-debug-exit"}), Console::kPipes);
   EXPECT_EQ(vert.wait(30s).status, (3 << 1) | 1);

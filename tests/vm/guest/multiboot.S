@@ -69,7 +69,7 @@ _start:
     mov $0xff, %al          /* no interrupt ever comes, but one could */
     outb %al, $0x21
     sti
-#else
+#elif !defined(ACTION_DEAD_HALT)
 #error "no action chosen"
 #endif
 4:  hlt

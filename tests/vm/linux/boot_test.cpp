@@ -66,6 +66,17 @@ std::vector<Boot> boots_i386() {
 INSTANTIATE_TEST_SUITE_P(DebianI386, BootTest, testing::ValuesIn(boots_i386()), boot_name);
 INSTANTIATE_TEST_SUITE_P(Debian, BootTest, testing::ValuesIn(boots()), boot_name);
 
+// Without ACPI, Linux halts all processors where it would power off.
+TEST(PowerOff, EndsTheMachineWithoutAcpi) {
+  auto started = LinuxGuest::start({.append = "console=ttyS0 quiet acpi=off"});
+  if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
+  LinuxGuest& guest = **started;
+  ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
+  EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
+  EXPECT_NE(guest.process().errors().find("halted all its processors"), std::string::npos)
+      << guest.process().errors();
+}
+
 class SmpTest : public testing::TestWithParam<std::tuple<const char*, unsigned>> {};
 
 TEST_P(SmpTest, ThreadsShareAtomicsAndFutexes) {
