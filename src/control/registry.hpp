@@ -79,13 +79,16 @@ struct LivingMachine {
 /// Whether its vert still holds the lock.
 [[nodiscard]] bool lives(const LivingMachine& machine);
 
-/// A socket file anywhere, for --api-socket; removed when this goes.
+/// A socket file anywhere, for --api-socket; removed when this goes, unless another file is there by then.
 class SocketFile {
  public:
   /// Takes the place of a socket that nobody listens at any more, but of nothing else.
   [[nodiscard]] static Result<SocketFile> listen(const std::string& path);
   SocketFile(SocketFile&& other) noexcept
-      : path_(std::exchange(other.path_, {})), fd_(std::move(other.fd_)) {}
+      : path_(std::exchange(other.path_, {})),
+        fd_(std::move(other.fd_)),
+        device_(other.device_),
+        inode_(other.inode_) {}
   SocketFile& operator=(SocketFile&&) = delete;
   SocketFile(const SocketFile&) = delete;
   ~SocketFile();
@@ -93,9 +96,12 @@ class SocketFile {
   [[nodiscard]] base::Fd take() { return std::move(fd_); }
 
  private:
-  SocketFile(std::string path, base::Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  SocketFile(std::string path, base::Fd fd, dev_t device, ino_t inode)
+      : path_(std::move(path)), fd_(std::move(fd)), device_(device), inode_(inode) {}
   std::string path_;
   base::Fd fd_;
+  dev_t device_;
+  ino_t inode_;
 };
 
 }  // namespace vert::control
