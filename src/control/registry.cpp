@@ -323,17 +323,19 @@ Result<SocketFile> SocketFile::listen(const std::string& path) {
   }
   VERT_ASSIGN(base::Fd socket, make_socket());
   VERT_TRY(bind_and_listen(socket, path));
-  if (::lstat(path.c_str(), &info) != 0)
-    return make_system_error(errno, fmt::format("cannot listen at {}", path));
-  return SocketFile(path, std::move(socket), info.st_dev, info.st_ino);
+  base::Fd file(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!file.valid()) return make_system_error(errno, fmt::format("cannot listen at {}", path));
+  return SocketFile(path, std::move(socket), std::move(file));
 }
 
 SocketFile::~SocketFile() {
+  if (path_.empty()) return;
   // Between the end of its listener and this, another vert may have taken the place of a dead socket.
-  struct stat info {};
-  const bool ours =
-      !path_.empty() && ::lstat(path_.c_str(), &info) == 0 && info.st_dev == device_ && info.st_ino == inode_;
-  if (ours) ::unlink(path_.c_str());
+  struct stat ours {};
+  struct stat there {};
+  if (::fstat(file_.get(), &ours) == 0 && ::lstat(path_.c_str(), &there) == 0 &&
+      ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+    ::unlink(path_.c_str());
 }
 
 }  // namespace vert::control

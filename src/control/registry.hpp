@@ -85,10 +85,7 @@ class SocketFile {
   /// Takes the place of a socket that nobody listens at any more, but of nothing else.
   [[nodiscard]] static Result<SocketFile> listen(const std::string& path);
   SocketFile(SocketFile&& other) noexcept
-      : path_(std::exchange(other.path_, {})),
-        fd_(std::move(other.fd_)),
-        device_(other.device_),
-        inode_(other.inode_) {}
+      : path_(std::exchange(other.path_, {})), fd_(std::move(other.fd_)), file_(std::move(other.file_)) {}
   SocketFile& operator=(SocketFile&&) = delete;
   SocketFile(const SocketFile&) = delete;
   ~SocketFile();
@@ -96,12 +93,11 @@ class SocketFile {
   [[nodiscard]] base::Fd take() { return std::move(fd_); }
 
  private:
-  SocketFile(std::string path, base::Fd fd, dev_t device, ino_t inode)
-      : path_(std::move(path)), fd_(std::move(fd)), device_(device), inode_(inode) {}
+  SocketFile(std::string path, base::Fd fd, base::Fd file)
+      : path_(std::move(path)), fd_(std::move(fd)), file_(std::move(file)) {}
   std::string path_;
   base::Fd fd_;
-  dev_t device_;
-  ino_t inode_;
+  base::Fd file_;  // keeps its inode's number from being used again
 };
 
 }  // namespace vert::control

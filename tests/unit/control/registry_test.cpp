@@ -67,8 +67,7 @@ TEST(MachineChoice, NameThenPrefixThenTheOnlyOne) {
   EXPECT_EQ(choose_machine(names, "wo").value(), 3U);
   EXPECT_EQ(choose_machine({"db"}, "").value(), 0U);
   EXPECT_EQ(choose_machine(names, "we").error().message, "'we' is ambiguous; it matches: web, web2");
-  EXPECT_EQ(choose_machine(names, "x").error().message,
-            "there is no machine 'x'; there are: db, web, web2, worker");
+  EXPECT_EQ(choose_machine(names, "x").error().message, "no VM named 'x'; running: db, web, web2, worker");
   EXPECT_NE(choose_machine(names, "").error().message.find("choose one of: db, web"), std::string::npos);
   EXPECT_NE(choose_machine({}, "").error().message.find("no VM is running"), std::string::npos);
   EXPECT_FALSE(choose_machine({}, "web"));

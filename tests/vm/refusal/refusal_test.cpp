@@ -94,7 +94,9 @@ class RefusalTest : public testing::Test {
     if (run.end.status == scenario.works) return;
     EXPECT_EQ(run.end.status, scenario.failure) << run.errors;
     const bool could_speak = !run.calls.contains(SYS_write) && !run.calls.contains(SYS_writev);
-    if (could_speak) EXPECT_EQ(count, 1U) << run.errors;
+    if (could_speak) {
+      EXPECT_EQ(count, 1U) << run.errors;
+    }
   }
 
   static void run_with(const Scenario& scenario, const Refusal& refusal) {
