@@ -22,6 +22,7 @@
 #include <utility>
 
 #include "base/fd.hpp"
+#include "base/post_proof.hpp"
 #include "base/thread.hpp"
 
 namespace vert::base {
@@ -213,9 +214,10 @@ Status EventLoop::Impl::start() {
   return {};
 }
 
-/// A loop whose calls the host forbids would spin, and the guest's clocks would stand still.
+/// A loop whose calls the host forbids would spin or sleep for ever, and the guest's clocks would stand
+/// still.
 Status EventLoop::Impl::prove() {
-  constexpr std::chrono::seconds kPatience{20};  // a busy host may take long
+  constexpr std::chrono::seconds kPatience{5};
   std::promise<void> fired;
   LoopTimer probe(*this, [&fired] { fired.set_value(); });
   {
@@ -224,7 +226,8 @@ Status EventLoop::Impl::prove() {
   }
   probe.arm(clock.now_ns());
   if (fired.get_future().wait_for(kPatience) != std::future_status::ready)
-    return make_error("timers do not fire on this host: is epoll forbidden here?");
+    return make_error("timers do not fire on this host: epoll is forbidden or out of watches");
+  if (!posts_wake(context)) return make_error("epoll is forbidden on this host, or out of watches");
   return {};
 }
 
@@ -289,10 +292,14 @@ Result<std::unique_ptr<EventLoop>> EventLoop::create() {
   try {
     auto impl = std::make_unique<Impl>(timer.get());
     static_cast<void>(timer.release());
-    std::unique_ptr<EventLoop> loop(new EventLoop(std::move(impl)));
-    VERT_TRY(loop->impl_->start());
-    VERT_TRY(loop->impl_->prove());
-    return loop;
+    VERT_TRY(impl->start());
+    if (Status proved = impl->prove(); !proved) {
+      // The thread may never wake: it stays behind, with what it uses, until vert exits.
+      impl->thread.detach();
+      static_cast<void>(impl.release());
+      return std::unexpected(std::move(proved).error());
+    }
+    return std::unique_ptr<EventLoop>(new EventLoop(std::move(impl)));
   } catch (const boost::system::system_error& error) {
     return make_system_error(error.code().value(), "cannot start the event loop");
   }

@@ -5,6 +5,7 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 
+#include "base/post_proof.hpp"
 #include "base/thread.hpp"
 #include "control/connection.hpp"
 
@@ -74,6 +75,12 @@ Result<std::unique_ptr<Server>> Server::start(std::vector<base::Fd> listeners, V
   try {
     auto impl = std::make_unique<Impl>(vm, hub, limits);
     VERT_TRY(impl->listen(std::move(listeners)));
+    if (!base::posts_wake(impl->state.context)) {
+      // The thread may never wake: it stays behind, with what it uses, until vert exits.
+      impl->thread.detach();
+      static_cast<void>(impl.release());
+      return make_error("cannot serve the control API: epoll is forbidden on this host, or out of watches");
+    }
     return std::unique_ptr<Server>(new Server(std::move(impl)));
   } catch (const boost::system::system_error& error) {
     return make_system_error(error.code().value(), "cannot serve the control API");
