@@ -12,6 +12,7 @@
 #include <boost/asio/posix/stream_descriptor.hpp>
 #include <boost/asio/post.hpp>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <future>
 #include <limits>
@@ -20,6 +21,8 @@
 #include <thread>
 #include <utility>
 
+#include "base/fd.hpp"
+#include "base/post_proof.hpp"
 #include "base/thread.hpp"
 
 namespace vert::base {
@@ -84,6 +87,8 @@ struct EventLoop::Impl {
   explicit Impl(int timer_fd) : timer(context, timer_fd), work(context.get_executor()) {}
 
   [[nodiscard]] Status start();
+  /// Error: timers never fire here.
+  [[nodiscard]] Status prove();
   void stop();
   [[nodiscard]] bool on_loop_thread() const { return std::this_thread::get_id() == thread.get_id(); }
 
@@ -91,6 +96,7 @@ struct EventLoop::Impl {
   void fire_due();
   /// Sets the timerfd, if the first deadline is before what it is set to. With `mutex` held.
   void program();
+  [[nodiscard]] bool set_timer(u64 deadline_ns);
   /// Until no timer's callback (or not that of `which`) runs.
   void wait_until_idle(std::unique_lock<std::mutex>& lock, const LoopTimer* which);
 
@@ -208,6 +214,23 @@ Status EventLoop::Impl::start() {
   return {};
 }
 
+/// A loop whose calls the host forbids would spin or sleep for ever, and the guest's clocks would stand
+/// still.
+Status EventLoop::Impl::prove() {
+  constexpr std::chrono::seconds kPatience{5};
+  std::promise<void> fired;
+  LoopTimer probe(*this, [&fired] { fired.set_value(); });
+  {
+    const std::scoped_lock lock(mutex);
+    if (!set_timer(clock.now_ns())) return make_system_error(errno, "cannot set a timer");
+  }
+  probe.arm(clock.now_ns());
+  if (fired.get_future().wait_for(kPatience) != std::future_status::ready)
+    return make_error("timers do not fire on this host: epoll is forbidden or out of watches");
+  if (!posts_wake(context)) return make_error("epoll is forbidden on this host, or out of watches");
+  return {};
+}
+
 void EventLoop::Impl::stop() {
   context.stop();
   if (thread.joinable()) thread.join();
@@ -244,11 +267,15 @@ void EventLoop::Impl::fire_due() {
 void EventLoop::Impl::program() {
   if (clock.paused() || waiting.empty() || waiting.begin()->deadline_ns >= programmed_ns) return;
   programmed_ns = waiting.begin()->deadline_ns;
-  const u64 host = clock.host_ns(programmed_ns);
+  VERT_CHECK(set_timer(programmed_ns));  // prove() has
+}
+
+bool EventLoop::Impl::set_timer(u64 deadline_ns) {
+  const u64 host = clock.host_ns(deadline_ns);
   const itimerspec when = {
       {0, 0},
       {static_cast<time_t>(host / kNanosecondsPerSecond), static_cast<long>(host % kNanosecondsPerSecond)}};
-  VERT_CHECK(::timerfd_settime(timer.native_handle(), TFD_TIMER_ABSTIME, &when, nullptr) == 0);
+  return ::timerfd_settime(timer.native_handle(), TFD_TIMER_ABSTIME, &when, nullptr) == 0;
 }
 
 void EventLoop::Impl::wait_until_idle(std::unique_lock<std::mutex>& lock, const LoopTimer* which) {
@@ -260,11 +287,22 @@ void EventLoop::Impl::wait_until_idle(std::unique_lock<std::mutex>& lock, const 
 }
 
 Result<std::unique_ptr<EventLoop>> EventLoop::create() {
-  const int timer = ::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
-  if (timer < 0) return make_system_error(errno, "cannot make a timer");
-  std::unique_ptr<EventLoop> loop(new EventLoop(std::make_unique<Impl>(timer)));
-  VERT_TRY(loop->impl_->start());
-  return loop;
+  Fd timer(::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK));
+  if (!timer.valid()) return make_system_error(errno, "cannot make a timer");
+  try {
+    auto impl = std::make_unique<Impl>(timer.get());
+    static_cast<void>(timer.release());
+    VERT_TRY(impl->start());
+    if (Status proved = impl->prove(); !proved) {
+      // The thread may never wake: it stays behind, with what it uses, until vert exits.
+      impl->thread.detach();
+      static_cast<void>(impl.release());
+      return std::unexpected(std::move(proved).error());
+    }
+    return std::unique_ptr<EventLoop>(new EventLoop(std::move(impl)));
+  } catch (const boost::system::system_error& error) {
+    return make_system_error(error.code().value(), "cannot start the event loop");
+  }
 }
 
 EventLoop::EventLoop(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <atomic>
+#include <cerrno>
 #include <cstddef>
 #include <memory>
 #include <mutex>
@@ -45,16 +46,41 @@ void on_signal(int signal, siginfo_t* info, void* context) {
   pass_on(signal, info, context);
 }
 
-void install() {
+Status install() {
   struct sigaction action {};
   action.sa_sigaction = on_signal;
   action.sa_flags = SA_SIGINFO | SA_ONSTACK;
   sigemptyset(&action.sa_mask);
   for (const int signal : kSignals)
-    VERT_CHECK(sigaction(signal, &action, &previous[static_cast<std::size_t>(signal)]) == 0);
+    if (sigaction(signal, &action, &previous[static_cast<std::size_t>(signal)]) != 0)
+      return make_system_error(errno, "cannot handle the processor's faults (sigaction)");
+  return {};
+}
+
+const Status& installed() {
+  static const Status result = install();
+  return result;
+}
+
+Status set_up_alternate_stack() {
+  constexpr std::size_t kSize = 64 * 1024;
+  thread_local std::unique_ptr<std::byte[]> stack;
+  const auto fail = [] { return make_system_error(errno, "cannot make a signal stack (sigaltstack)"); };
+  stack_t current{};
+  if (sigaltstack(nullptr, &current) != 0) return fail();
+  if ((current.ss_flags & SS_DISABLE) == 0) return {};
+  stack = std::make_unique<std::byte[]>(kSize);
+  const stack_t wanted{.ss_sp = stack.get(), .ss_flags = 0, .ss_size = kSize};
+  if (sigaltstack(&wanted, nullptr) != 0) return fail();
+  return {};
 }
 
 }  // namespace
+
+Status prepare_fault_signals() {
+  VERT_TRY(installed());
+  return set_up_alternate_stack();
+}
 
 void add_fault_handler(FaultHandler handler) {
   static std::mutex mutex;
@@ -63,23 +89,13 @@ void add_fault_handler(FaultHandler handler) {
     const FaultHandler there = place.load(std::memory_order_relaxed);
     if (there == handler) return;
     if (there != nullptr) continue;
-    static std::once_flag once;
-    std::call_once(once, install);
+    VERT_CHECK(installed());
     place.store(handler, std::memory_order_release);
     return;
   }
   VERT_CHECK(false);
 }
 
-void use_alternate_signal_stack() {
-  constexpr std::size_t kSize = 64 * 1024;
-  thread_local std::unique_ptr<std::byte[]> stack;
-  stack_t current{};
-  VERT_CHECK(sigaltstack(nullptr, &current) == 0);
-  if ((current.ss_flags & SS_DISABLE) == 0) return;
-  stack = std::make_unique<std::byte[]>(kSize);
-  const stack_t wanted{.ss_sp = stack.get(), .ss_flags = 0, .ss_size = kSize};
-  VERT_CHECK(sigaltstack(&wanted, nullptr) == 0);
-}
+void use_alternate_signal_stack() { VERT_CHECK(set_up_alternate_stack()); }
 
 }  // namespace vert::base

@@ -7,11 +7,17 @@
 
 #include <ucontext.h>
 
+#include "base/error.hpp"
+
 namespace vert::base {
 
 /// Whether the fault was the callee's; then it has changed `context` to where its thread goes on. Called on
 /// the faulting thread, in a signal handler: async-signal-safe, on the alternate stack if the thread has one.
 using FaultHandler = bool (*)(int signal, const siginfo_t& info, ucontext_t& context);
+
+/// Finds out whether the host allows signal handlers and alternate stacks, which all that follows takes for
+/// granted. To be called before; once is enough.
+[[nodiscard]] Status prepare_fault_signals();
 
 /// Adds `handler` for the rest of the process's life; adding one twice does nothing. A fault that no handler
 /// takes does what it would have done without. Any thread.

@@ -11,6 +11,9 @@
 #include <cerrno>
 #include <string_view>
 
+#include "base/event_fd.hpp"
+#include "base/thread.hpp"
+
 namespace vert::cli {
 namespace {
 
@@ -18,7 +21,7 @@ namespace {
 constexpr std::size_t kMaxPending = 4096;
 
 constexpr std::string_view kKeys =
-    "vert: Ctrl-A x quits, Ctrl-A Ctrl-A sends one Ctrl-A, Ctrl-A h shows this\r\n";
+    "vert: Ctrl-A x quits, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this help\r\n";
 
 sigset_t console_signals() {
   sigset_t set;
@@ -29,7 +32,7 @@ sigset_t console_signals() {
   return set;
 }
 
-/// Help for whoever sits at the terminal; of no consequence if it fails.
+/// Best effort.
 void show_keys() {
   if (isatty(STDERR_FILENO) == 0) return;
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kKeys.data(), kKeys.size());
@@ -38,44 +41,60 @@ void show_keys() {
 /// This console is the machine's own.
 void say_that_it_stays() {
   static constexpr std::string_view kText =
-      "vert: this machine runs in the foreground and cannot be left; 'vert run --detach' starts one that "
-      "can\r\n";
+      "vert: cannot detach from a VM in the foreground; start it with 'vert run --detach'\r\n";
   if (isatty(STDERR_FILENO) == 0) return;
   [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText.data(), kText.size());
 }
 
 }  // namespace
 
-void Console::block_signals() {
+Status Console::block_signals() {
   const sigset_t set = console_signals();
-  pthread_sigmask(SIG_BLOCK, &set, nullptr);
-  signal(SIGPIPE, SIG_IGN);
+  if (const int error = pthread_sigmask(SIG_BLOCK, &set, nullptr); error != 0)
+    return make_system_error(error, "cannot block signals (sigprocmask)");
+  // With these, what is written fails with an errno instead.
+  for (const int fatal : {SIGPIPE, SIGXFSZ})
+    if (signal(fatal, SIG_IGN) == SIG_ERR)
+      return make_system_error(errno, "cannot ignore a signal (sigaction)");
+  return {};
 }
 
-base::Fd Console::take_signals_here() {
+Result<base::Fd> Console::take_signals_here() {
   const sigset_t set = console_signals();
-  return base::Fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  base::Fd fd(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  if (!fd.valid()) return make_system_error(errno, "cannot make a signalfd");
+  return fd;
 }
 
-Console::Console(machine::Machine& machine, SerialOutput* output, Input input)
+Result<std::unique_ptr<Console>> Console::start(machine::Machine& machine, SerialOutput* output,
+                                                Input input) {
+  VERT_ASSIGN(base::Fd signals, take_signals_here());
+  VERT_ASSIGN(base::Fd wake, base::make_event_fd());
+  std::unique_ptr<Console> console(new Console(machine, output, input, std::move(signals), std::move(wake)));
+  // Signals stay blocked there: it reads them.
+  VERT_ASSIGN(console->thread_, base::start_thread("console", [that = console.get()] { that->run(); }));
+  return console;
+}
+
+Console::Console(machine::Machine& machine, SerialOutput* output, Input input, base::Fd signals,
+                 base::Fd wake)
     : machine_(machine),
       output_(output),
       input_(input),
-      signals_(take_signals_here()),
-      wake_(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+      signals_(std::move(signals)),
+      wake_(std::move(wake)) {
   reading_ = input_.fd >= 0;
   if (reading_ && input_.is_terminal) {
     terminal_.emplace(input_.fd);
     reading_ = terminal_->enter_raw();
     if (reading_) show_keys();
   }
-  thread_ = std::thread([this] { run(); });
 }
 
 Console::~Console() {
   finish_.store(true);
   eventfd_write(wake_.get(), 1);
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Console::serial_ready() { eventfd_write(wake_.get(), 1); }
@@ -94,7 +113,11 @@ void Console::run() {
     const bool can_take = input_.is_terminal || pending_.empty();
     std::array<pollfd, 3> fds = {pollfd{wake_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
                                  pollfd{reading_ && can_take ? input_.fd : -1, POLLIN, 0}};
-    if (poll(fds.data(), fds.size(), -1) < 0) continue;
+    if (poll(fds.data(), fds.size(), -1) < 0) {
+      if (errno == EINTR) continue;
+      error_number_.store(errno);
+      return end(Ended::kFailed);
+    }
     eventfd_t ignored = 0;
     if (fds[0].revents != 0) eventfd_read(wake_.get(), &ignored);
     if (fds[1].revents != 0) take_signals();

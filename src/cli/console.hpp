@@ -5,6 +5,7 @@
 #pragma once
 
 #include <atomic>
+#include <memory>
 #include <optional>
 #include <string>
 #include <thread>
@@ -21,21 +22,22 @@ namespace vert::cli {
 class Console {
  public:
   /// Why the console stopped the machine.
-  enum class Ended { kNo, kQuit, kSignal, kTerminalGone };
+  enum class Ended { kNo, kQuit, kSignal, kTerminalGone, kFailed };
 
   struct Input {
     int fd = -1;               // -1: none. Stays open for the console's life
     bool is_terminal = false;  // raw mode, escape key; its end is the end of the machine
   };
 
-  /// Blocks in this thread, and so in all that it will start, the signals that the console takes. To be
-  /// called before the machine is made.
-  static void block_signals();
+  /// Blocks in this thread, and so in all that it will start, the signals that the console takes, and ignores
+  /// those that a failing write raises. To be called before the machine is made.
+  [[nodiscard]] static Status block_signals();
   /// A descriptor, not blocking, from which those signals are to be read.
-  [[nodiscard]] static base::Fd take_signals_here();
+  [[nodiscard]] static Result<base::Fd> take_signals_here();
 
   /// Starts the thread. `output` may be null; it and `machine` outlive the console.
-  Console(machine::Machine& machine, SerialOutput* output, Input input);
+  [[nodiscard]] static Result<std::unique_ptr<Console>> start(machine::Machine& machine, SerialOutput* output,
+                                                              Input input);
   /// Stops the thread and restores the terminal.
   ~Console();
   Console(const Console&) = delete;
@@ -44,12 +46,15 @@ class Console {
   /// Why the machine was stopped, if the console did it; with kSignal, by which.
   [[nodiscard]] Ended ended() const { return ended_.load(); }
   [[nodiscard]] int signal_number() const { return signal_number_.load(); }
+  /// With kFailed, why: an errno.
+  [[nodiscard]] int error_number() const { return error_number_.load(); }
   /// To be called when the output's consumer has gone. Any thread.
   void output_lost();
   /// To be called when the guest may take typed bytes again. Any thread.
   void serial_ready();
 
  private:
+  Console(machine::Machine& machine, SerialOutput* output, Input input, base::Fd signals, base::Fd wake);
   void run();
   void take_signals();
   void take_input();
@@ -64,6 +69,7 @@ class Console {
   base::Fd wake_;
   std::atomic<Ended> ended_{Ended::kNo};
   std::atomic<int> signal_number_{0};
+  std::atomic<int> error_number_{0};
   std::atomic<bool> finish_{false};
   // The thread's own:
   EscapeFilter escape_;

@@ -1,4 +1,4 @@
-// `vert console`: a machine's serial console on this terminal, for as long as the user likes.
+// `vert console`: attaches this terminal to a VM's serial console.
 //
 // One thread, which waits for keys, output and signals at once.
 #include <poll.h>
@@ -24,14 +24,14 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
-  vert console web                 its serial console here; the last 64 KiB of what it said come first
+  vert console web                 attach to the serial console; the last 64 KiB of output come first
   echo 'uname -a' | timeout 2 vert console web
 
-Keys on a terminal: Ctrl-A d (or x) leaves, the machine runs on; Ctrl-A Ctrl-A sends one Ctrl-A; Ctrl-A ? shows this.
-Several may be at the same console: all see everything, and all may type.)";
+Keys on a terminal: Ctrl-A d (or x) detaches, Ctrl-A ? shows help, Ctrl-A Ctrl-A sends Ctrl-A. The VM keeps running.
+Several clients can attach at once: all see the output, and all can type.)";
 
 constexpr std::string_view kKeys =
-    "vert: Ctrl-A d leaves the console, the machine runs on; Ctrl-A Ctrl-A sends one Ctrl-A\r\n";
+    "vert: Ctrl-A d detaches (the VM keeps running), Ctrl-A Ctrl-A sends Ctrl-A\r\n";
 
 /// Writes all of it, waiting as long as the other side takes. False if it has gone.
 bool write_all(int fd, std::span<const u8> bytes) {
@@ -51,14 +51,14 @@ bool write_all(int fd, std::span<const u8> bytes) {
 
 class Attachment {
  public:
-  enum class End { kNone, kDetached, kMachineEnded, kOutputGone, kSignal };
+  enum class End { kNone, kDetached, kMachineEnded, kOutputGone, kSignal, kFailed };
 
-  Attachment(const std::string& name, control::ConsoleSocket socket)
-      : name_(name), socket_(std::move(socket.fd)), signals_(Console::take_signals_here()) {
+  Attachment(const std::string& name, control::ConsoleSocket socket, base::Fd signals)
+      : name_(name), socket_(std::move(socket.fd)), signals_(std::move(signals)) {
     if (::isatty(STDIN_FILENO) != 0) {
       terminal_.emplace(STDIN_FILENO);
       terminal_->enter_raw();
-      say(fmt::format("vert: the console of '{}'; Ctrl-A d leaves it, Ctrl-A ? helps\r\n", name_));
+      say(fmt::format("vert: attached to '{}'; Ctrl-A d detaches, Ctrl-A ? shows help\r\n", name_));
     }
     if (!write_all(STDOUT_FILENO, socket.greeting)) end_ = End::kOutputGone;
   }
@@ -70,7 +70,12 @@ class Attachment {
           pollfd{socket_.get(), static_cast<short>(POLLIN | (pending_.empty() ? 0 : POLLOUT)), 0},
           pollfd{typing_ && pending_.empty() ? STDIN_FILENO : -1, POLLIN, 0},
           pollfd{signals_.get(), POLLIN, 0}};
-      if (::poll(fds.data(), fds.size(), -1) < 0) continue;
+      if (::poll(fds.data(), fds.size(), -1) < 0) {
+        if (errno == EINTR) continue;
+        error_number_ = errno;
+        end_ = End::kFailed;
+        break;
+      }
       if (fds[2].revents != 0) take_signals();
       if (fds[1].revents != 0) take_keys();
       if ((fds[0].revents & POLLOUT) != 0) send_pending();
@@ -81,6 +86,7 @@ class Attachment {
   }
 
   [[nodiscard]] int signal_number() const { return signal_number_; }
+  [[nodiscard]] int error_number() const { return error_number_; }
   [[nodiscard]] bool on_terminal() const { return terminal_.has_value(); }
 
  private:
@@ -153,12 +159,13 @@ class Attachment {
   bool typing_ = true;
   End end_ = End::kNone;
   int signal_number_ = 0;
+  int error_number_ = 0;
 };
 
 class ConsoleCommand final : public Command {
  public:
   explicit ConsoleCommand(CLI::App& parent)
-      : app_(*parent.add_subcommand("console", "Show a machine's serial console")) {
+      : app_(*parent.add_subcommand("console", "Attach to a VM's serial console")) {
     add_machine_name(app_, name_);
     app_.footer(kExamples);
   }
@@ -168,23 +175,28 @@ class ConsoleCommand final : public Command {
   Result<int> run() override {
     VERT_ASSIGN(const auto machine, find_machine(name_));
     VERT_ASSIGN(auto socket, control::open_console(machine.socket_path()));
-    Console::block_signals();
+    VERT_TRY(Console::block_signals());
+    VERT_ASSIGN(base::Fd signals, Console::take_signals_here());
     install_crash_handlers();
-    Attachment attachment(machine.name, std::move(socket));
+    Attachment attachment(machine.name, std::move(socket), std::move(signals));
     switch (attachment.run()) {
       case Attachment::End::kMachineEnded:
-        print_error(fmt::format("{}vert: the machine '{}' has ended\n", attachment.on_terminal() ? "\n" : "",
-                                machine.name));
+        print_error(
+            fmt::format("{}vert: VM '{}' has ended\n", attachment.on_terminal() ? "\n" : "", machine.name));
         return kExitOk;
-      case Attachment::End::kOutputGone: return make_error("nobody takes the console's output any more");
+      case Attachment::End::kOutputGone: return make_error("standard output was closed");
       case Attachment::End::kSignal:
-        return make_error("stopped by SIG{}; the machine runs on", sigabbrev_np(attachment.signal_number()));
+        return make_error("detached by SIG{}; the VM keeps running",
+                          sigabbrev_np(attachment.signal_number()));
+      case Attachment::End::kFailed:
+        return make_system_error(attachment.error_number(), "cannot wait for input (poll)");
       case Attachment::End::kDetached:
       case Attachment::End::kNone: break;
     }
     if (attachment.on_terminal())
-      print_error(fmt::format("\nvert: left '{}', which runs on; 'vert console {}' comes back\n",
-                              machine.name, machine.name));
+      print_error(
+          fmt::format("\nvert: detached from '{}', which keeps running; 'vert console {}' attaches again\n",
+                      machine.name, machine.name));
     return kExitOk;
   }
 

@@ -9,23 +9,12 @@
 namespace vert::cli {
 namespace {
 
-u64 meminfo_bytes(const std::string& key) {
-  const auto kilobytes = proc_field("/proc/meminfo", key);
-  return kilobytes ? std::strtoull(kilobytes->c_str(), nullptr, 10) << 10 : 0;
-}
-
 std::string environment(const char* name) {
   const char* const value = std::getenv(name);
   return value == nullptr ? "" : value;
 }
 
 }  // namespace
-
-HostMemory host_memory() {
-  return {.total = meminfo_bytes("MemTotal"),
-          .available = meminfo_bytes("MemAvailable"),
-          .swap_total = meminfo_bytes("SwapTotal")};
-}
 
 std::optional<std::string> proc_field(const std::string& file, const std::string& key) {
   std::ifstream in(file);

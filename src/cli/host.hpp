@@ -1,4 +1,4 @@
-// What the host has: processor, memory, kernel limits. Read from /proc and /sys; any thread.
+// What the host has: processor, kernel limits. Read from /proc and /sys; any thread.
 #pragma once
 
 #include <optional>
@@ -8,13 +8,6 @@
 
 namespace vert::cli {
 
-struct HostMemory {
-  u64 total = 0;
-  u64 available = 0;
-  u64 swap_total = 0;
-};
-
-[[nodiscard]] HostMemory host_memory();
 /// The value of a "key : value" line of /proc/cpuinfo or /proc/meminfo, of its first occurrence.
 [[nodiscard]] std::optional<std::string> proc_field(const std::string& file, const std::string& key);
 /// The first line of a file in /proc or /sys, if there is one.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <exception>
+#include <new>
 #include <string>
 #include <vector>
 
@@ -15,16 +16,16 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
-  vert doctor                                what this host offers
+  vert doctor                                check what this host supports
   vert run --kernel vmlinuz --initrd rd.img --append 'console=ttyS0'
-                                             boot Linux here, console on this terminal
+                                             boot Linux, with its console on this terminal
   vert run --detach --name web --kernel ...  the same in the background
-  vert ls                                    the machines that run
-  vert console web                           the console of one of them
-  vert bench                                 how fast guests run here, against bare metal
-  vert explain /usr/bin/env                  what the translator makes of a program's code
+  vert ls                                    list running VMs
+  vert console web                           attach to a VM's console
+  vert bench                                 compare guests with bare metal on this host
+  vert explain /usr/bin/env                  show a program's code and its translation
 
-'vert COMMAND --help' tells more, by example.)";
+'vert COMMAND --help' shows a command's options, with examples.)";
 
 /// Descriptors 0 to 2 must be something: else a file that vert opens would become its standard error.
 void ensure_standard_descriptors() {
@@ -74,30 +75,10 @@ Error parse_failure(const CLI::ParseError& error, const CLI::App& app) {
 Result<int> parse_and_run(int argc, const char* const* argv) {
   CLI::App app("vert runs unmodified operating systems on any x86-64 Linux machine.", "vert");
   app.footer(kExamples);
-  app.set_version_flag("--version", "vert " VERT_VERSION, "Show the version and leave");
+  app.set_version_flag("--version", "vert " VERT_VERSION, "Show the version and exit");
   app.get_formatter()->column_width(28);
   app.allow_extras();
-  std::vector<std::unique_ptr<Command>> commands;
-  commands.push_back(make_run_command(app));
-  commands.push_back(make_ls_command(app));
-  commands.push_back(make_info_command(app));
-  commands.push_back(make_console_command(app));
-  commands.push_back(make_stop_command(app));
-  commands.push_back(make_kill_command(app));
-  commands.push_back(make_pause_command(app));
-  commands.push_back(make_resume_command(app));
-  commands.push_back(make_bench_command(app));
-  commands.push_back(make_explain_command(app));
-  commands.push_back(make_doctor_command(app));
-  for (const auto& command : commands) {
-    command->app().allow_extras();
-    command->app().fallthrough(false);
-    for (CLI::Option* option : command->app().get_options()) {
-      const bool repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
-      if (option->get_items_expected_max() == 1 && !repeatable)
-        option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    }
-  }
+  const auto commands = make_commands(app);
 
   try {
     app.parse(argc, argv);
@@ -126,6 +107,35 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
 
 }  // namespace
 
+std::vector<std::unique_ptr<Command>> make_commands(CLI::App& app) {
+  std::vector<std::unique_ptr<Command>> commands;
+  for (const auto make : {make_run_command, make_ls_command, make_info_command, make_console_command,
+                          make_stop_command, make_kill_command, make_pause_command, make_resume_command,
+                          make_bench_command, make_explain_command, make_doctor_command})
+    commands.push_back(make(app));
+  for (const auto& command : commands) {
+    command->app().allow_extras();
+    command->app().fallthrough(false);
+    for (CLI::Option* option : command->app().get_options()) {
+      option->allow_extra_args(false);
+      const bool repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+      if (option->get_items_expected_max() == 1 && !repeatable)
+        option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+    }
+  }
+  return commands;
+}
+
+int failure_status(int argc, const char* const* argv) {
+  const std::vector<std::string_view> words(argv, argv + argc);
+  if (words.size() < 2 || words[1] != "run") return kExitFailure;
+  for (std::size_t i = 2; i < words.size(); ++i) {
+    const bool is_value = words[i] == "isa-debug-exit" && words[i - 1] == "--device";
+    if (is_value || words[i] == "--device=isa-debug-exit") return kExitFailureBesideGuest;
+  }
+  return kExitFailure;
+}
+
 void print_out(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
 void print_error(std::string_view text) { std::fwrite(text.data(), 1, text.size(), stderr); }
@@ -141,17 +151,20 @@ Status write_file(const std::string& path, std::string_view text) {
 
 int run_program(int argc, const char* const* argv) {
   ensure_standard_descriptors();
-  int status = kExitFailure;
+  const int failure = failure_status(argc, argv);
+  int status = failure;
   try {
     const Result<int> result = parse_and_run(argc, argv);
     if (!result) print_error(fmt::format("vert: {}\n", result.error().message));
-    status = result.value_or(kExitFailure);
+    status = result.value_or(failure);
+  } catch (const std::bad_alloc&) {
+    print_error("vert: out of memory\n");
   } catch (const std::exception& exception) {
     print_error(fmt::format("vert: {}\n", exception.what()));
   }
   if (std::fflush(stdout) != 0 && status == kExitOk) {
     print_error("vert: cannot write to standard output\n");
-    status = kExitFailure;
+    status = failure;
   }
   return status;
 }

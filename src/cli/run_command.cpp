@@ -1,13 +1,13 @@
-// `vert run`: what the user wants, checked; cli/run_session.hpp then runs it.
+// `vert run`: parses and checks the options; cli/run_session.hpp runs the VM.
 #include <algorithm>
 #include <charconv>
 #include <string>
 #include <vector>
 
+#include "base/host_memory.hpp"
 #include "cli/commands.hpp"
 #include "cli/debug_options.hpp"
 #include "cli/detach.hpp"
-#include "cli/host.hpp"
 #include "cli/run_session.hpp"
 #include "cli/text.hpp"
 #include "control/registry.hpp"
@@ -18,27 +18,27 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
-  A Linux kernel with its initial RAM disk, console on this terminal:
+  Boot Linux with an initial RAM disk, console on this terminal:
     vert run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
-  Two processors and 512 MiB, with the reference engine:
+  Two vCPUs and 512 MiB, on the reference engine:
     vert run --engine interp --cpus 2 --memory 512M --kernel vmlinuz --append 'console=ttyS0 quiet'
-  In the background, with a name; then its console (Ctrl-A d leaves it) and its end:
+  Run in the background under a name, attach to the console (Ctrl-A d detaches), then shut down:
     vert run --detach --name web --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
     vert console web
     vert stop web
-  A test kernel (ELF or multiboot) whose write to port 0xf4 becomes the exit status:
+  Run a test kernel (ELF or multiboot) that reports its result through port 0xf4:
     vert run test.elf --serial file=test.log --device isa-debug-exit
-  What the engine did, and why it was slow where it was, on standard error when the machine ends:
+  Print the engine's counters when the VM ends:
     vert run --debug engine --kernel vmlinuz --append 'console=ttyS0'
-  Where the time went: the hottest pieces of guest code, beside their translation, in a file:
+  Profile the guest: write its hottest blocks, with their translation, to a file:
     vert run --debug hot-blocks=hot.txt --kernel vmlinuz --append 'console=ttyS0'
-  Translated code with names in perf:
+  Give translated code names in perf:
     perf record vert run --debug perf-map --kernel vmlinuz --append 'console=ttyS0' && perf report
 
-Keys on a terminal: Ctrl-A x quits, Ctrl-A Ctrl-A sends one Ctrl-A.
+Keys on a terminal: Ctrl-A x quits, Ctrl-A h shows help, Ctrl-A Ctrl-A sends Ctrl-A.
 
-Exit status: 0 the guest powered off, or you quit; 1 a wrong call or input; 2 the guest crashed;
-with isa-debug-exit, (value << 1) | 1.)";
+Exit status: 0 if the guest powered off or you quit; 1 on an error, a signal, or a lost console; 2 if the guest
+crashed. With isa-debug-exit: (value << 1) | 1 if the guest wrote value, and 125 instead of 1.)";
 
 /// As typed, before any check.
 struct RunOptions {
@@ -70,7 +70,7 @@ Status check_name(std::string_view what, const std::string& name, const std::vec
   if (const auto hint = closest_match(name, known)) {
     return make_error("unknown {} '{}'; did you mean '{}'?", what, name, *hint);
   }
-  return make_error("unknown {} '{}'; it can be {}", what, name, join_alternatives(known));
+  return make_error("unknown {} '{}'; choose {}", what, name, join_alternatives(known));
 }
 
 Status check_engine(const std::string& name) {
@@ -78,7 +78,7 @@ Status check_engine(const std::string& name) {
   for (const machine::EngineInfo& engine : machine::engines()) {
     known.emplace_back(engine.name);
     if (engine.name == name && !engine.available) {
-      return make_error("the engine '{}' cannot run here: {}", name, engine.why);
+      return make_error("engine '{}' is not available on this host: {}", name, engine.why);
     }
   }
   return check_name("engine", name, known);
@@ -87,11 +87,9 @@ Status check_engine(const std::string& name) {
 Result<u64> parse_memory(const std::string& text) {
   const auto bytes = parse_size(text);
   if (!bytes) return make_error("--memory: {}", bytes.error().message);
-  if (*bytes < kMinMemory) return make_error("--memory {}: a machine needs at least 1M", text);
-  const HostMemory host = host_memory();
-  if (*bytes > host.total + host.swap_total) {
-    return make_error("--memory {}: this host has {}; choose less", text,
-                      format_size(host.total + host.swap_total));
+  if (*bytes < kMinMemory) return make_error("--memory {}: a VM needs at least 1M", text);
+  if (const auto host = base::host_memory(); host && *bytes > host->total()) {
+    return make_error("--memory {}: this host has only {}", text, format_size(host->total()));
   }
   return *bytes;
 }
@@ -101,7 +99,7 @@ Result<unsigned> parse_cpus(const std::string& text) {
   const char* const end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, cpus);
   if (error != std::errc{} || rest != end || cpus < 1 || cpus > kMaxCpus) {
-    return make_error("--cpus {}: choose a number from 1 to {}", text, kMaxCpus);
+    return make_error("--cpus {}: must be a number from 1 to {}", text, kMaxCpus);
   }
   return cpus;
 }
@@ -109,10 +107,11 @@ Result<unsigned> parse_cpus(const std::string& text) {
 Result<machine::MachineConfig> make_config(const RunOptions& options) {
   machine::MachineConfig config;
   if (!options.image.empty() && !options.kernel.empty()) {
-    return make_error("both an image ('{}') and --kernel are given; give one", options.image);
+    return make_error("both an image ('{}') and --kernel are given; use one of them", options.image);
   }
   config.kernel = options.kernel.empty() ? options.image : options.kernel;
-  if (config.kernel.empty()) return make_error("nothing to boot; give --kernel FILE (see 'vert run --help')");
+  if (config.kernel.empty())
+    return make_error("nothing to boot: name a kernel with --kernel FILE (see 'vert run --help')");
   VERT_ASSIGN(config.memory_bytes, parse_memory(options.memory));
   VERT_ASSIGN(config.cpus, parse_cpus(options.cpus));
   VERT_TRY(check_engine(options.engine));
@@ -135,10 +134,9 @@ Result<RunPlan> make_plan(const RunOptions& options) {
   plan.config.aids = {.perf_map = plan.debug.perf_map, .samples = plan.debug.samples.wanted};
   if (!options.name.empty()) VERT_TRY(control::check_name(options.name));
   if (options.detach && options.serial == "stdio")
-    return make_error(
-        "--serial stdio and --detach exclude each other; leave out --serial, 'vert console' shows it");
+    return make_error("--serial stdio cannot be used with --detach; drop it and use 'vert console' instead");
   if (!options.log.empty() && !options.detach)
-    return make_error("--log is for --detach; in the foreground, use the shell's 2>FILE");
+    return make_error("--log needs --detach; in the foreground, redirect standard error with 2>FILE");
   plan.serial = !options.serial.empty() ? options.serial : options.detach ? "none" : "stdio";
   plan.name = options.name;
   plan.log = options.log;
@@ -149,42 +147,45 @@ Result<RunPlan> make_plan(const RunOptions& options) {
 class RunCommand final : public Command {
  public:
   explicit RunCommand(CLI::App& parent) : app_(*parent.add_subcommand("run", "Run a virtual machine")) {
-    app_.add_option("IMAGE", options_.image, "What to boot: a kernel, as with --kernel")->type_name("");
-    app_.add_option("--kernel", options_.kernel, "Linux bzImage, ELF kernel (PVH) or multiboot 1 kernel")
+    app_.add_option("IMAGE", options_.image, "Kernel to boot; same as --kernel")->type_name("");
+    app_.add_option("--kernel", options_.kernel, "Kernel: Linux bzImage, ELF (PVH or plain) or multiboot 1")
         ->type_name("FILE");
     app_.add_option("--initrd", options_.initrd,
-                    "Initial RAM disk; for multiboot, modules: 'FILE ARGUMENTS,FILE'")
+                    "Initial RAM disk; with multiboot, modules: 'FILE ARGUMENTS,FILE'")
         ->type_name("FILE");
-    app_.add_option("--append", options_.append, "The kernel's command line")->type_name("STRING");
-    app_.add_option("--memory", options_.memory, "Guest RAM, as 512M or 2G (default 2G)")->type_name("SIZE");
-    app_.add_option("--cpus", options_.cpus, "Virtual processors (default 1)")->type_name("N");
-    app_.add_option("--engine", options_.engine,
-                    "What runs the guest's instructions: auto, bt, interp (default auto)")
+    app_.add_option("--append", options_.append, "Kernel command line")->type_name("STRING");
+    app_.add_option("--memory", options_.memory, "Guest memory, such as 512M or 2G (default 2G)")
+        ->type_name("SIZE");
+    app_.add_option("--cpus", options_.cpus, "Number of vCPUs (default 1)")->type_name("N");
+    app_.add_option("--engine", options_.engine, "Execution engine: auto, bt or interp (default auto)")
         ->type_name("NAME");
-    app_.add_option("--cpu", options_.cpu, "x86-64-v2, x86-64-v3, x86-64-v4 or host (default host)")
+    app_.add_option("--cpu", options_.cpu,
+                    "CPU model: x86-64-v2, x86-64-v3, x86-64-v4 or host (default host)")
         ->type_name("MODEL");
     app_.add_option("--serial", options_.serial,
                     "Serial console: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");
     app_.add_option("--device", options_.devices,
-                    "Test device: isa-debug-exit or pc-testdev; may be repeated")
+                    "Add a test device: isa-debug-exit or pc-testdev; repeatable")
         ->type_name("NAME")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     app_.add_option("--debug", options_.debug,
-                    "engine[=FILE], hot-blocks[=FILE] or perf-map; may be repeated")
+                    "Report on the engine: engine[=FILE], hot-blocks[=FILE] or perf-map; repeatable")
         ->type_name("WHAT")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-    app_.add_flag("--no-reboot", options_.no_reboot, "A reset ends the machine");
-    app_.add_option("--name", options_.name, "What 'vert ls' and others call it (default vm1, vm2, ...)")
+    app_.add_flag("--no-reboot", options_.no_reboot, "Exit when the guest resets");
+    app_.add_option("--name", options_.name,
+                    "Name for 'vert ls', 'vert console' and others (default vm1, vm2, ...)")
         ->type_name("NAME");
     app_.add_flag("--detach", options_.detach,
-                  "Return once it runs, and let it go on in the background; prints its name");
-    app_.add_option("--log", options_.log,
-                    "Where vert's own messages go with --detach (default: they go when it ends)")
+                  "Run in the background; prints the VM's name once it is running");
+    app_.add_option(
+            "--log", options_.log,
+            "With --detach: append vert's own messages to this file (default: kept until the VM ends)")
         ->type_name("FILE");
-    app_.add_option("--api-socket", options_.api_socket, "Serve the control interface here too")
+    app_.add_option("--api-socket", options_.api_socket, "Also serve the control API on this socket")
         ->type_name("PATH");
     app_.footer(kExamples);
   }

@@ -6,6 +6,7 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 #include <mutex>
 #include <optional>
 
@@ -26,23 +27,21 @@ Result<int> exit_status(const machine::Outcome& outcome) {
   using Reason = machine::Outcome::Reason;
   switch (outcome.reason) {
     case Reason::kPowerOff: return kExitOk;
-    case Reason::kReset:
-      print_error("vert: the guest asked for a reset, which ends it (--no-reboot)\n");
-      return kExitOk;
+    case Reason::kReset: print_error("vert: the guest reset (--no-reboot is set)\n"); return kExitOk;
     case Reason::kHalted:
-      print_error("vert: the guest halted all its processors with interrupts off, which ends it\n");
+      print_error("vert: the guest halted all its vCPUs with interrupts off\n");
       return kExitOk;
     case Reason::kDebugExit: return outcome.debug_exit_status;
     case Reason::kTripleFault:
       print_error(fmt::format("vert: the guest crashed (triple fault)\n{}\n", outcome.description));
       return kExitGuestCrashed;
-    case Reason::kStopped: return make_error("the machine was stopped");
+    case Reason::kStopped: return make_error("the VM was shut down through the control API");
     case Reason::kInternalError: break;
   }
-  return make_error("the machine failed: {}", outcome.description);
+  return make_error("the VM failed: {}", outcome.description);
 }
 
-/// For those who ask from other folders.
+/// Clients of the control API may run in another directory.
 machine::MachineConfig with_absolute_paths(machine::MachineConfig config) {
   for (std::string* path : {&config.kernel, &config.initrd}) {
     std::error_code error;
@@ -67,9 +66,9 @@ class Session {
     config.serial = &*hub_;
     VERT_ASSIGN(machine_, machine::Machine::create(config));
     VERT_TRY(serve());
-    console_.emplace(*machine_, output_ ? &*output_ : nullptr,
-                     Console::Input{port_.input.get(), port_.is_terminal});
-    set_live_console(&*console_);
+    VERT_ASSIGN(console_, Console::start(*machine_, output_.get(),
+                                         Console::Input{port_.input.get(), port_.is_terminal}));
+    set_live_console(console_.get());
     machine_->set_serial_ready_callback([this] {
       console_->serial_ready();
       if (server_) server_->serial_ready();
@@ -84,36 +83,38 @@ class Session {
   }
 
  private:
-  /// A machine that nobody named can do without a folder, where the host has no place for one.
+  /// An unnamed VM in the foreground runs without a folder if the host has no place for one.
   Status claim_folder(bool background) {
-    auto folder = control::StateFolder::claim(plan_.name);
-    if (folder) {
-      folder_.emplace(std::move(*folder));
-      return {};
-    }
-    if (background || !plan_.name.empty()) return std::unexpected(folder.error());
-    print_error(fmt::format("vert: 'vert ls' will not show this machine: {}\n", folder.error().message));
+    const Status claimed = claim_folder();
+    if (claimed || background || !plan_.name.empty()) return claimed;
+    folder_.reset();
+    print_error(fmt::format("vert: this VM will not show up in 'vert ls': {}\n", claimed.error().message));
+    return {};
+  }
+
+  Status claim_folder() {
+    VERT_ASSIGN(auto folder, control::StateFolder::claim(plan_.name));
+    folder_.emplace(std::move(folder));
+    VERT_ASSIGN(listener_, folder_->listen());
     return {};
   }
 
   Status open_serial() {
     VERT_ASSIGN(port_, open_serial_port(plan_.serial));
-    if (port_.output.valid())
-      output_.emplace(std::move(port_.output), SerialOutput::Limits{}, [this](int) {
-        const std::lock_guard lock(lost_mutex_);
-        output_lost_ = true;
-        if (live_console_ != nullptr) live_console_->output_lost();
-      });
-    hub_.emplace(output_ ? &*output_ : nullptr);
+    if (port_.output.valid()) {
+      VERT_ASSIGN(output_, SerialOutput::start(std::move(port_.output), SerialOutput::Limits{}, [this](int) {
+                    const std::lock_guard lock(lost_mutex_);
+                    output_lost_ = true;
+                    if (live_console_ != nullptr) live_console_->output_lost();
+                  }));
+    }
+    hub_.emplace(output_.get());
     return {};
   }
 
   Status serve() {
     std::vector<base::Fd> listeners;
-    if (folder_) {
-      VERT_ASSIGN(base::Fd listener, folder_->listen());
-      listeners.push_back(std::move(listener));
-    }
+    if (folder_) listeners.push_back(std::move(listener_));
     if (!plan_.api_socket.empty()) {
       VERT_ASSIGN(auto socket, control::SocketFile::listen(plan_.api_socket));
       listeners.push_back(socket.take());
@@ -173,35 +174,39 @@ class Session {
     if (output_) output_->abandon();
     const Console::Ended ended = console_->ended();
     const int signal_number = console_->signal_number();
+    const int error_number = console_->error_number();
     set_live_console(nullptr);
     console_.reset();
     if (outcome.reason != machine::Outcome::Reason::kStopped) return exit_status(outcome);
     if (ended == Console::Ended::kQuit) return kExitOk;
     if (ended == Console::Ended::kSignal) return make_error("stopped by SIG{}", sigabbrev_np(signal_number));
     if (ended == Console::Ended::kTerminalGone)
-      return make_error("the serial console's terminal or pipe has gone");
+      return make_error("the serial console's terminal or pipe was closed");
+    if (ended == Console::Ended::kFailed)
+      return make_system_error(error_number, "cannot wait for input (poll)");
     return exit_status(outcome);
   }
 
   const RunPlan& plan_;
   std::optional<control::StateFolder> folder_;
+  base::Fd listener_;  // the folder's
   std::optional<control::SocketFile> api_socket_;
   SerialPort port_;
   std::mutex lost_mutex_;
   bool output_lost_ = false;
   Console* live_console_ = nullptr;
-  std::optional<SerialOutput> output_;
+  std::unique_ptr<SerialOutput> output_;
   std::optional<control::ConsoleHub> hub_;
   std::unique_ptr<machine::Machine> machine_;
   std::optional<control::MachineVm> vm_;
   std::unique_ptr<control::Server> server_;
-  std::optional<Console> console_;
+  std::unique_ptr<Console> console_;
 };
 
 }  // namespace
 
 Result<int> run_machine(const RunPlan& plan, const std::function<Status(RunStart)>& background) {
-  Console::block_signals();
+  VERT_TRY(Console::block_signals());
   install_crash_handlers();
   Session session(plan);
   return session.run(background);

@@ -14,9 +14,12 @@
 #include <cstring>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "base/event_fd.hpp"
 #include "base/log.hpp"
+#include "base/thread.hpp"
 
 namespace vert::cli {
 namespace {
@@ -66,15 +69,16 @@ bool is_gone(int error_number, bool regular_file) {
 }  // namespace
 
 struct SerialOutput::Shared {
-  Shared(base::Fd output, Limits limit, std::function<void(int)> lost)
+  Shared(base::Fd output, base::Fd wake_up, Limits limit, std::function<void(int)> lost)
       : fd(std::move(output)),
-        wake(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+        wake(std::move(wake_up)),
         limits(limit),
         on_lost(std::move(lost)),
         queue(limit.buffer_bytes) {}
 
   void note_dropped_bytes();
-  int wait_writable() const;
+  void give_up(int error_number);
+  bool wait_writable();
   bool write_some(std::span<const u8> bytes);
 
   const base::Fd fd;
@@ -105,13 +109,24 @@ void SerialOutput::Shared::note_dropped_bytes() {
   dropped = 0;
 }
 
-/// 0 when the output can be written to, -1 when woken for another reason.
-int SerialOutput::Shared::wait_writable() const {
+/// Nothing can be written from now on.
+void SerialOutput::Shared::give_up(int error_number) {
+  std::unique_lock lock(mutex);
+  const bool tell = !std::exchange(abandoned, true);
+  changed.notify_all();
+  lock.unlock();
+  if (tell && on_lost) on_lost(error_number);
+}
+
+/// True when the output can be written to, false when there is no point in going on.
+bool SerialOutput::Shared::wait_writable() {
   std::array<pollfd, 2> fds = {pollfd{fd.get(), POLLOUT, 0}, pollfd{wake.get(), POLLIN, 0}};
   while (poll(fds.data(), fds.size(), -1) < 0) {
-    if (errno != EINTR) return -1;
+    if (errno == EINTR) continue;
+    give_up(errno);
+    return false;
   }
-  return fds[1].revents != 0 ? -1 : 0;
+  return fds[1].revents == 0;
 }
 
 /// Writes once and takes what was written from the queue. False when there is no point in going on.
@@ -120,15 +135,11 @@ bool SerialOutput::Shared::write_some(std::span<const u8> bytes) {
   const int error_number = errno;
   if (written < 0 && (error_number == EINTR || error_number == EAGAIN)) return true;
 
-  std::unique_lock lock(mutex);
   if (written < 0 && is_gone(error_number, regular_file)) {
-    const bool tell = !abandoned;
-    abandoned = true;
-    changed.notify_all();
-    lock.unlock();
-    if (tell && on_lost) on_lost(error_number);
+    give_up(error_number);
     return false;
   }
+  const std::scoped_lock lock(mutex);
   if (written < 0 && !warned) {
     warned = true;
     base::log(base::LogLevel::kWarning, "cannot write the serial console's output: {}; it is lost",
@@ -142,15 +153,20 @@ bool SerialOutput::Shared::write_some(std::span<const u8> bytes) {
   return true;
 }
 
-SerialOutput::SerialOutput(base::Fd fd, Limits limits, std::function<void(int)> on_lost)
-    : shared_(std::make_shared<Shared>(std::move(fd), limits, std::move(on_lost))) {
+Result<std::unique_ptr<SerialOutput>> SerialOutput::start(base::Fd fd, Limits limits,
+                                                          std::function<void(int)> on_lost) {
+  VERT_ASSIGN(base::Fd wake, base::make_event_fd());
+  auto shared = std::make_shared<Shared>(std::move(fd), std::move(wake), limits, std::move(on_lost));
   struct stat info = {};
-  shared_->regular_file = fstat(shared_->fd.get(), &info) == 0 && S_ISREG(info.st_mode);
-  shared_->nonblocking = shared_->regular_file || (fcntl(shared_->fd.get(), F_GETFL) & O_NONBLOCK) != 0;
-  thread_ = std::thread([shared = shared_] { write_out(shared); });
+  shared->regular_file = fstat(shared->fd.get(), &info) == 0 && S_ISREG(info.st_mode);
+  shared->nonblocking = shared->regular_file || (fcntl(shared->fd.get(), F_GETFL) & O_NONBLOCK) != 0;
+  std::unique_ptr<SerialOutput> output(new SerialOutput(shared));
+  VERT_ASSIGN(output->thread_, base::start_thread("serial-output", [shared] { write_out(shared); }));
+  return output;
 }
 
 SerialOutput::~SerialOutput() {
+  if (!thread_.joinable()) return;
   abandon();
   std::unique_lock lock(shared_->mutex);
   const bool ended =
@@ -225,7 +241,7 @@ void SerialOutput::write_out(const std::shared_ptr<Shared>& shared) {
       if (shared->abandoned) break;
       count = shared->queue.peek(chunk);
     }
-    if (!shared->regular_file && shared->wait_writable() != 0) break;
+    if (!shared->regular_file && !shared->wait_writable()) break;
     if (!shared->write_some(std::span(chunk).first(count))) break;
   }
   const std::lock_guard lock(shared->mutex);

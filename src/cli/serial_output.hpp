@@ -27,7 +27,8 @@ class SerialOutput final : public machine::SerialBackend {
 
   /// `on_lost(errno)` is called once, on the writing thread, when the consumer has gone (broken pipe, hung-up
   /// terminal). A full disk is not that: it is warned about once, and the bytes are lost.
-  SerialOutput(base::Fd fd, Limits limits, std::function<void(int)> on_lost);
+  [[nodiscard]] static Result<std::unique_ptr<SerialOutput>> start(base::Fd fd, Limits limits,
+                                                                   std::function<void(int)> on_lost);
   /// Leaves what has not been written; call drain() before, to wait for it.
   ~SerialOutput() override;
   SerialOutput(const SerialOutput&) = delete;
@@ -45,6 +46,7 @@ class SerialOutput final : public machine::SerialBackend {
 
  private:
   struct Shared;
+  explicit SerialOutput(std::shared_ptr<Shared> shared) : shared_(std::move(shared)) {}
   static void write_out(const std::shared_ptr<Shared>& shared);
 
   // The thread shares ownership: if the host's write never returns, it is left behind at exit.

@@ -19,13 +19,14 @@ Result<SerialPort> open_stdio() {
   SerialPort port;
   VERT_ASSIGN(port.output, SerialOutput::duplicate_for_output(STDOUT_FILENO));
   port.input = base::Fd(fcntl(STDIN_FILENO, F_DUPFD_CLOEXEC, 3));
+  if (!port.input.valid()) return make_system_error(errno, "the serial console's input");
   port.is_terminal = isatty(STDIN_FILENO) != 0;
   return port;
 }
 
 Result<SerialPort> open_file(const std::string& path) {
   SerialPort port;
-  if (path.empty()) return make_error("--serial file= lacks a file name; write --serial file=console.log");
+  if (path.empty()) return make_error("--serial file= needs a file name, such as --serial file=console.log");
   port.output =
       base::Fd(open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0666));
   if (!port.output.valid()) return make_system_error(errno, fmt::format("--serial file={}", path));
@@ -39,7 +40,7 @@ Result<SerialPort> open_pty() {
   std::array<char, 128> name{};
   if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0 ||
       ptsname_r(master, name.data(), name.size()) != 0) {
-    return make_system_error(errno, "--serial pty: the host gives no pseudo-terminal");
+    return make_system_error(errno, "--serial pty: cannot open a pseudo-terminal");
   }
   port.keep_open = base::Fd(open(name.data(), O_RDWR | O_NOCTTY | O_CLOEXEC));
   termios mode = {};
@@ -61,7 +62,7 @@ Result<SerialPort> open_serial_port(const std::string& spec) {
   if (spec == "none") return SerialPort{};
   if (spec.starts_with("file=")) return open_file(spec.substr(5));
   static const std::array<std::string, 4> kKinds = {"stdio", "file=F", "pty", "none"};
-  return make_error("unknown serial console '{}'; it can be {}", spec, join_alternatives(kKinds));
+  return make_error("unknown serial console '{}'; choose {}", spec, join_alternatives(kKinds));
 }
 
 }  // namespace vert::cli

@@ -20,6 +20,7 @@ constexpr unsigned kOk = 200;
 constexpr unsigned kBadRequest = 400;
 constexpr unsigned kNotFound = 404;
 constexpr unsigned kMethodNotAllowed = 405;
+constexpr unsigned kTooManyRequests = 429;
 constexpr unsigned kUnanswered = 503;
 
 constexpr std::string_view kVersion = VERT_VERSION;
@@ -47,9 +48,9 @@ ApiAnswer give(json body) { return {.status = kOk, .body = std::move(body)}; }
 Result<u64> number(const json& object, const char* name, u64 otherwise, u64 most) {
   const auto found = object.find(name);
   if (found == object.end()) return otherwise;
-  if (!found->is_number_unsigned()) return make_error("'{}' must be a whole number, 0 or more", name);
+  if (!found->is_number_unsigned()) return make_error("'{}' must be a non-negative integer", name);
   const u64 value = found->get<u64>();
-  if (value > most) return make_error("'{}' can be {} at most", name, most);
+  if (value > most) return make_error("'{}' must be at most {}", name, most);
   return value;
 }
 
@@ -58,14 +59,14 @@ Result<u64> address(const json& object, const char* name) {
   const auto found = object.find(name);
   if (found == object.end()) return make_error("'{}' is missing", name);
   if (found->is_number_unsigned()) return found->get<u64>();
-  if (!found->is_string()) return make_error("'{}' must be an address, as \"0x401000\"", name);
+  if (!found->is_string()) return make_error("'{}' must be an address, such as \"0x401000\"", name);
   const auto& written = found->get_ref<const std::string&>();
   u64 value = 0;
   const char* const end = written.data() + written.size();
   const bool prefix = written.starts_with("0x");
   const auto [rest, error] = std::from_chars(written.data() + (prefix ? 2 : 0), end, value, 16);
   if (!prefix || error != std::errc{} || rest != end)
-    return make_error("'{}' must be an address, as \"0x401000\"", name);
+    return make_error("'{}' must be an address, such as \"0x401000\"", name);
   return value;
 }
 
@@ -129,12 +130,12 @@ ApiAnswer hot_blocks(Vm& vm, const json& arguments) {
   if (!milliseconds) return refuse(kBadRequest, milliseconds.error().message);
   const auto hottest = number(arguments, "hottest", cpu::kUsualHottest, kMostHotBlocks);
   if (!hottest) return refuse(kBadRequest, hottest.error().message);
-  if (vm.state() != State::kRunning) return refuse(kBadRequest, "the machine is not running");
+  if (vm.state() != State::kRunning) return refuse(kBadRequest, "the VM is not running");
   const auto started = vm.start_sampling();
   if (!started) return refuse(kUnanswered, started.error().message);
   if (!*started) {
     static_cast<void>(vm.stop_sampling());
-    return refuse(kBadRequest, fmt::format("the engine '{}' takes no samples", vm.description().engine));
+    return refuse(kBadRequest, fmt::format("engine '{}' does not support sampling", vm.description().engine));
   }
   return {.sampling = ApiAnswer::Sampling{std::chrono::milliseconds(*milliseconds), *hottest}};
 }
@@ -153,9 +154,9 @@ Result<std::string> explained(Vm& vm, const json& arguments) {
   VERT_ASSIGN(const u64 begin, address(arguments, "begin"));
   VERT_ASSIGN(const u64 end, arguments.contains("end") ? address(arguments, "end") : Result<u64>(begin));
   VERT_ASSIGN(const u64 vcpu, number(arguments, "vcpu", 0, std::numeric_limits<unsigned>::max()));
-  if (end < begin) return make_error("'end' lies before 'begin'");
+  if (end < begin) return make_error("'end' is before 'begin'");
   if (end - begin > kMostExplained)
-    return make_error("'begin' to 'end' are {} bytes; at most {} are shown", end - begin, kMostExplained);
+    return make_error("'begin' to 'end' is {} bytes; the limit is {}", end - begin, kMostExplained);
   const std::size_t size = end == begin ? kLongestBlock - begin % kLongestBlock : end - begin;
   VERT_ASSIGN(const machine::GuestBytes code, vm.read_guest(static_cast<unsigned>(vcpu), begin, size));
   VERT_ASSIGN(const machine::CodeKind kind, kind_of(arguments, code.kind));
@@ -163,7 +164,7 @@ Result<std::string> explained(Vm& vm, const json& arguments) {
               machine::list_code(code.bytes, begin, kind,
                                  end == begin ? 1 : std::numeric_limits<std::size_t>::max()));
   if (code.bytes.size() < size && end != begin)
-    listing += fmt::format("nothing is mapped at {:#x} at the moment\n", begin + code.bytes.size());
+    listing += fmt::format("nothing is mapped at {:#x}\n", begin + code.bytes.size());
   return listing;
 }
 
@@ -174,20 +175,19 @@ ApiAnswer explain(Vm& vm, const json& arguments) {
 }
 
 ApiAnswer pause(Vm& vm, const json& /*arguments*/) {
-  if (vm.state() == State::kPaused) return refuse(kBadRequest, "the machine is paused already");
+  if (vm.state() == State::kPaused) return refuse(kBadRequest, "the VM is already paused");
   if (const Status paused = vm.pause(); !paused) return refuse(kUnanswered, paused.error().message);
   return {};
 }
 
 ApiAnswer resume(Vm& vm, const json& /*arguments*/) {
-  if (vm.state() != State::kPaused) return refuse(kBadRequest, "the machine is not paused");
+  if (vm.state() != State::kPaused) return refuse(kBadRequest, "the VM is not paused");
   vm.resume();
   return {};
 }
 
 ApiAnswer power_button(Vm& vm, const json& /*arguments*/) {
-  if (vm.state() == State::kPaused)
-    return refuse(kBadRequest, "the machine is paused: it would not notice; resume it first");
+  if (vm.state() == State::kPaused) return refuse(kBadRequest, "the VM is paused; resume it first");
   vm.press_power_button();
   return {};
 }
@@ -236,12 +236,14 @@ ApiAnswer answer(Vm& vm, const ApiRequest& request) {
   });
   if (found == kEndpoints.end())
     return refuse(kNotFound,
-                  fmt::format("there is no {}; this is what vert has: {}vm.info and others", path, kApiRoot));
+                  fmt::format("no endpoint {}; see ARCHITECTURE.md, for example {}vm.info", path, kApiRoot));
   if (request.method != found->method) {
-    ApiAnswer refusal = refuse(kMethodNotAllowed, fmt::format("{} wants {}", path, found->method));
+    ApiAnswer refusal = refuse(kMethodNotAllowed, fmt::format("{} needs method {}", path, found->method));
     refusal.allowed = found->method;
     return refusal;
   }
+  if (request.sampling && found->call == hot_blocks)
+    return refuse(kTooManyRequests, "sampling is already in progress; try again later");
   const auto arguments = parse_object(request.body);
   if (!arguments) return refuse(kBadRequest, arguments.error().message);
   return found->call(vm, *arguments);
@@ -269,7 +271,7 @@ json to_json(const std::vector<cpu::CounterGroup>& groups) {
 }
 
 Result<std::vector<cpu::CounterGroup>> groups_from_json(const json& all) {
-  const auto wrong = make_error("the machine's answer has another form than expected: is it an older vert?");
+  const auto wrong = make_error("unexpected answer from the VM; does it run another version of vert?");
   const auto is = [](const json& object, const char* name, json::value_t type) {
     const auto found = object.find(name);
     return found != object.end() && found->type() == type;

@@ -28,6 +28,7 @@ struct ApiRequest {
   std::string_view method;
   std::string_view target;
   std::string_view body;
+  bool sampling = false;  // samples are being taken for another client
 };
 
 struct ApiAnswer {

@@ -43,9 +43,7 @@ Connection::Connection(ServerState& state, Protocol::socket socket)
 
 Connection::~Connection() { --state_.connections; }
 
-void Connection::turn_away() {
-  send(refuse(kUnavailable, "too many connections at once; close one of the others"), false);
-}
+void Connection::turn_away() { send(refuse(kUnavailable, "too many connections; close one first"), false); }
 
 void Connection::read_request() {
   parser_.emplace();
@@ -71,18 +69,17 @@ void Connection::perform() {
   const auto& request = parser_->get();
   const std::string_view method(request.method_string().data(), request.method_string().size());
   const std::string_view target(request.target().data(), request.target().size());
-  ApiAnswer reply = ask({method, target, request.body()});
+  ApiAnswer reply = ask({method, target, request.body(), state_.sampling});
   if (reply.then == ApiAnswer::Then::kConsole) {
     const auto protocol = request[http::field::upgrade];
     if (!http::token_list(request[http::field::connection]).exists("upgrade") ||
         std::string_view(protocol.data(), protocol.size()) != kConsoleProtocol)
       reply = refuse(kUpgradeRequired,
-                     fmt::format("ask with 'Connection: Upgrade' and 'Upgrade: {}'", kConsoleProtocol));
+                     fmt::format("send 'Connection: Upgrade' and 'Upgrade: {}'", kConsoleProtocol));
     else if (state_.consoles.size() >= state_.limits.consoles)
-      reply = refuse(kTooManyRequests, "too many look at the console at once; leave one of the others");
+      reply = refuse(kTooManyRequests, "too many clients at the console; detach one first");
   }
-  if (reply.sampling && !state_.sampling) return sample(*reply.sampling);
-  if (reply.sampling) reply = refuse(kTooManyRequests, "samples are being taken already; try again later");
+  if (reply.sampling) return sample(*reply.sampling);
   send(reply, request.keep_alive());
 }
 

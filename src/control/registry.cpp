@@ -47,18 +47,25 @@ std::string registry_path() {
 Result<base::Fd> open_registry() {
   const std::string path = registry_path();
   if (::mkdir(path.c_str(), kOursAlone) != 0 && errno != EEXIST)
-    return make_system_error(errno, fmt::format("cannot make the folder {}", path));
+    return make_system_error(errno, fmt::format("cannot create {}", path));
   base::Fd folder(::open(path.c_str(), kFolderFlags));
   struct stat info {};
   if (!folder.valid() || ::fstat(folder.get(), &info) != 0)
-    return make_system_error(errno, fmt::format("cannot use the folder {}", path));
+    return make_system_error(errno, fmt::format("cannot use {}", path));
   if (info.st_uid != ::geteuid() || (info.st_mode & 077) != 0)
-    return make_error("the folder {} is not yours alone: remove it, or name another in XDG_RUNTIME_DIR",
-                      path);
+    return make_error(
+        "{} must belong to you and be closed to others; remove it, or set XDG_RUNTIME_DIR to another "
+        "directory",
+        path);
   return folder;
 }
 
-bool take_lock(const base::Fd& lock) { return ::flock(lock.get(), LOCK_EX | LOCK_NB) == 0; }
+/// Whether the lock is ours now; if not, somebody has it.
+Result<bool> take_lock(const base::Fd& lock) {
+  if (::flock(lock.get(), LOCK_EX | LOCK_NB) == 0) return true;
+  if (errno == EWOULDBLOCK) return false;
+  return make_system_error(errno, fmt::format("cannot lock a file in {}", registry_path()));
+}
 
 /// Whether the lock file in the folder of that name is still the one that is open.
 bool is_current(const base::Fd& registry, const std::string& name, const base::Fd& lock) {
@@ -86,14 +93,20 @@ pid_t read_pid(const base::Fd& lock) {
   return pid > 0 ? pid : 0;
 }
 
-Status bind_and_listen(const base::Fd& socket, const std::string& path) {
-  constexpr int kBacklog = 64;
-  constexpr mode_t kOwner = 0600;
+Result<sockaddr_un> address_of(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   if (path.size() >= sizeof address.sun_path)
-    return make_error("{}: too long for a socket; {} characters fit", path, sizeof address.sun_path - 1);
+    return make_error("{}: too long for a socket path; the limit is {} characters", path,
+                      sizeof address.sun_path - 1);
   std::memcpy(address.sun_path, path.data(), path.size());
+  return address;
+}
+
+Status bind_and_listen(const base::Fd& socket, const std::string& path) {
+  constexpr int kBacklog = 64;
+  constexpr mode_t kOwner = 0600;
+  VERT_ASSIGN(const sockaddr_un address, address_of(path));
   // The file gets the mode that the socket has when it is bound.
   if (::fchmod(socket.get(), kOwner) != 0 ||
       ::bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) != 0 ||
@@ -104,13 +117,16 @@ Status bind_and_listen(const base::Fd& socket, const std::string& path) {
 
 Result<base::Fd> make_socket() {
   base::Fd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  if (!socket.valid()) return make_system_error(errno, "cannot make a socket");
+  if (!socket.valid()) return make_system_error(errno, "cannot create a socket");
   return socket;
 }
 
-/// A path through an open folder, which is short, however long the folder's own is.
-std::string path_in(const base::Fd& folder, const char* name) {
-  return fmt::format("/proc/self/fd/{}/{}", folder.get(), name);
+/// A path through an open folder, which is short, however long the folder's own is; that one where /proc is
+/// hidden.
+std::string path_in(const base::Fd& folder, const std::string& machine, const char* name) {
+  const std::string open_folder = fmt::format("/proc/self/fd/{}", folder.get());
+  if (::access(open_folder.c_str(), F_OK) == 0) return open_folder + "/" + name;
+  return registry_path() + "/" + machine + "/" + name;
 }
 
 struct Opened {
@@ -144,7 +160,8 @@ Result<std::optional<Opened>> try_claim(const base::Fd& registry, const std::str
       error_number = errno;
       continue;
     }
-    if (!take_lock(opened->lock)) {
+    VERT_ASSIGN(const bool taken, take_lock(opened->lock));
+    if (!taken) {
       if (looks-- == 0) return std::nullopt;
       ::nanosleep(&kMoment, nullptr);
       continue;
@@ -161,7 +178,7 @@ Result<std::optional<Opened>> try_claim(const base::Fd& registry, const std::str
     }
     return opened;
   }
-  return make_system_error(error_number, fmt::format("cannot make the folder for the machine '{}'", name));
+  return make_system_error(error_number, fmt::format("cannot create the state directory of VM '{}'", name));
 }
 
 /// Names in the registry that a machine could have.
@@ -176,14 +193,15 @@ std::vector<std::string> names_in(const base::Fd& registry) {
   return names;
 }
 
-std::optional<LivingMachine> look_at(const base::Fd& registry, const std::string& name) {
+Result<std::optional<LivingMachine>> look_at(const base::Fd& registry, const std::string& name) {
   auto opened = open_machine(registry, name, false);
   if (!opened) {
     // Empty, if vert was killed while it made it; else it stays.
     ::unlinkat(registry.get(), name.c_str(), AT_REMOVEDIR);
     return std::nullopt;
   }
-  if (!take_lock(opened->lock)) return LivingMachine{name, read_pid(opened->lock), std::move(opened->folder)};
+  VERT_ASSIGN(const bool taken, take_lock(opened->lock));
+  if (!taken) return LivingMachine{name, read_pid(opened->lock), std::move(opened->folder)};
   if (is_current(registry, name, opened->lock)) remove_folder(registry, name, opened->folder);
   return std::nullopt;
 }
@@ -195,14 +213,14 @@ Status check_name(std::string_view name) {
     return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
            c == '_' || c == '.';
   };
-  if (name.empty()) return make_error("a machine's name cannot be empty");
+  if (name.empty()) return make_error("a VM name cannot be empty");
   if (name.size() > kLongestName)
-    return make_error("the name '{}...' is too long; {} characters are allowed", name.substr(0, kLongestName),
+    return make_error("VM name '{}...' is too long; the limit is {} characters", name.substr(0, kLongestName),
                       kLongestName);
   if (!std::ranges::all_of(name, allowed) || name[0] == '.' || name[0] == '-')
     return make_error(
-        "'{}' cannot be a machine's name: letters, digits, '-', '_' and '.' can be in it, and it begins with "
-        "none of '-' and '.'",
+        "'{}' is not a valid VM name: use letters, digits, '-', '_' and '.', and do not start with '-' or "
+        "'.'",
         name);
   return {};
 }
@@ -216,10 +234,9 @@ Result<StateFolder> StateFolder::claim(const std::string& name) {
     if (opened)
       return StateFolder(tried, std::move(registry), std::move(opened->folder), std::move(opened->lock));
     if (!name.empty())
-      return make_error(
-          "a machine with the name '{}' is running already; choose another, or end that one first", name);
+      return make_error("a VM named '{}' is already running; choose another name, or stop it first", name);
   }
-  return make_error("all names from vm1 to vm{} are taken; give one with --name", kMostNumbered);
+  return make_error("all names from vm1 to vm{} are taken; choose one with --name", kMostNumbered);
 }
 
 StateFolder::~StateFolder() {
@@ -228,30 +245,32 @@ StateFolder::~StateFolder() {
 
 Result<base::Fd> StateFolder::listen() const {
   VERT_ASSIGN(base::Fd socket, make_socket());
-  VERT_TRY(bind_and_listen(socket, path_in(folder_, kSocket)));
+  VERT_TRY(bind_and_listen(socket, path_in(folder_, name_, kSocket)));
   return socket;
 }
 
 Result<base::Fd> StateFolder::open_log() const {
   base::Fd log(::openat(folder_.get(), kLog, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC, 0600));
-  if (!log.valid()) return make_system_error(errno, "cannot make the machine's log");
+  if (!log.valid()) return make_system_error(errno, "cannot create the VM's log");
   return log;
 }
 
-std::string LivingMachine::socket_path() const { return path_in(folder, kSocket); }
+std::string LivingMachine::socket_path() const { return path_in(folder, name, kSocket); }
 
 Result<std::vector<LivingMachine>> living_machines() {
   VERT_ASSIGN(const base::Fd registry, open_registry());
   std::vector<LivingMachine> machines;
-  for (const std::string& name : names_in(registry))
-    if (auto machine = look_at(registry, name)) machines.push_back(std::move(*machine));
+  for (const std::string& name : names_in(registry)) {
+    VERT_ASSIGN(auto machine, look_at(registry, name));
+    if (machine) machines.push_back(std::move(*machine));
+  }
   return machines;
 }
 
 Result<std::size_t> choose_machine(const std::vector<std::string>& names, std::string_view word) {
   if (names.empty() && word.empty())
-    return make_error("no machine is running; 'vert run --detach ...' starts one in the background");
-  if (names.empty()) return make_error("there is no machine '{}': none is running", word);
+    return make_error("no VM is running; start one with 'vert run --detach ...'");
+  if (names.empty()) return make_error("no VM named '{}': none is running", word);
   if (const auto exact = std::ranges::find(names, word); exact != names.end())
     return static_cast<std::size_t>(exact - names.begin());
   std::vector<std::size_t> fitting;
@@ -259,17 +278,16 @@ Result<std::size_t> choose_machine(const std::vector<std::string>& names, std::s
     if (names[i].starts_with(word)) fitting.push_back(i);
   if (fitting.size() == 1) return fitting[0];
   if (word.empty())
-    return make_error("{} machines are running; name one of: {}", names.size(), fmt::join(names, ", "));
-  if (fitting.empty())
-    return make_error("there is no machine '{}'; there are: {}", word, fmt::join(names, ", "));
+    return make_error("{} VMs are running; choose one of: {}", names.size(), fmt::join(names, ", "));
+  if (fitting.empty()) return make_error("no VM named '{}'; running: {}", word, fmt::join(names, ", "));
   std::vector<std::string> meant;
   for (const std::size_t i : fitting) meant.push_back(names[i]);
-  return make_error("'{}' could be any of: {}", word, fmt::join(meant, ", "));
+  return make_error("'{}' is ambiguous; it matches: {}", word, fmt::join(meant, ", "));
 }
 
 bool lives(const LivingMachine& machine) {
   const base::Fd lock(::openat(machine.folder.get(), kLock, O_RDONLY | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-  return lock.valid() && !take_lock(lock);
+  return lock.valid() && !take_lock(lock).value_or(false);
 }
 
 Status kill_machine(const LivingMachine& machine) {
@@ -279,39 +297,45 @@ Status kill_machine(const LivingMachine& machine) {
   const int error_number = errno;
   if (!lives(machine)) return {};
   if (machine.pid == 0 || !process.valid())
-    return make_system_error(error_number, fmt::format("cannot reach the process of '{}'", machine.name));
+    return make_system_error(error_number, fmt::format("cannot find the process of '{}'", machine.name));
   if (::syscall(SYS_pidfd_send_signal, process.get(), SIGKILL, nullptr, 0) != 0)
     return make_system_error(errno, fmt::format("cannot kill '{}' (process {})", machine.name, machine.pid));
   pollfd ended = {process.get(), POLLIN, 0};
   if (::poll(&ended, 1, kPatienceMs) != 1)
-    return make_error("'{}' (process {}) was killed, but does not end: the host's kernel holds it",
+    return make_error("'{}' (process {}) was killed but has not ended: it is stuck in the host's kernel",
                       machine.name, machine.pid);
   static_cast<void>(living_machines());  // removes what it left
   return {};
 }
 
 Result<SocketFile> SocketFile::listen(const std::string& path) {
+  VERT_ASSIGN(const sockaddr_un address, address_of(path));
   struct stat info {};
   if (::lstat(path.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode))
-      return make_error("{}: is there already, and no socket; name another path", path);
+      return make_error("{} exists and is not a socket; choose another path", path);
     VERT_ASSIGN(const base::Fd probe, make_socket());
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    std::memcpy(address.sun_path, path.data(), std::min(path.size(), sizeof address.sun_path - 1));
     const bool alive =
         ::connect(probe.get(), reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0 ||
         errno != ECONNREFUSED;
-    if (alive) return make_error("{}: somebody listens there already; name another path", path);
+    if (alive) return make_error("{} is in use by another process; choose another path", path);
     ::unlink(path.c_str());
   }
   VERT_ASSIGN(base::Fd socket, make_socket());
   VERT_TRY(bind_and_listen(socket, path));
-  return SocketFile(path, std::move(socket));
+  base::Fd file(::open(path.c_str(), O_PATH | O_NOFOLLOW | O_CLOEXEC));
+  if (!file.valid()) return make_system_error(errno, fmt::format("cannot listen at {}", path));
+  return SocketFile(path, std::move(socket), std::move(file));
 }
 
 SocketFile::~SocketFile() {
-  if (!path_.empty()) ::unlink(path_.c_str());
+  if (path_.empty()) return;
+  // Between the end of its listener and this, another vert may have taken the place of a dead socket.
+  struct stat ours {};
+  struct stat there {};
+  if (::fstat(file_.get(), &ours) == 0 && ::lstat(path_.c_str(), &there) == 0 &&
+      ours.st_dev == there.st_dev && ours.st_ino == there.st_ino)
+    ::unlink(path_.c_str());
 }
 
 }  // namespace vert::control

@@ -79,13 +79,13 @@ struct LivingMachine {
 /// Whether its vert still holds the lock.
 [[nodiscard]] bool lives(const LivingMachine& machine);
 
-/// A socket file anywhere, for --api-socket; removed when this goes.
+/// A socket file anywhere, for --api-socket; removed when this goes, unless another file is there by then.
 class SocketFile {
  public:
   /// Takes the place of a socket that nobody listens at any more, but of nothing else.
   [[nodiscard]] static Result<SocketFile> listen(const std::string& path);
   SocketFile(SocketFile&& other) noexcept
-      : path_(std::exchange(other.path_, {})), fd_(std::move(other.fd_)) {}
+      : path_(std::exchange(other.path_, {})), fd_(std::move(other.fd_)), file_(std::move(other.file_)) {}
   SocketFile& operator=(SocketFile&&) = delete;
   SocketFile(const SocketFile&) = delete;
   ~SocketFile();
@@ -93,9 +93,11 @@ class SocketFile {
   [[nodiscard]] base::Fd take() { return std::move(fd_); }
 
  private:
-  SocketFile(std::string path, base::Fd fd) : path_(std::move(path)), fd_(std::move(fd)) {}
+  SocketFile(std::string path, base::Fd fd, base::Fd file)
+      : path_(std::move(path)), fd_(std::move(fd)), file_(std::move(file)) {}
   std::string path_;
   base::Fd fd_;
+  base::Fd file_;  // keeps its inode's number from being used again
 };
 
 }  // namespace vert::control

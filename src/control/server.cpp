@@ -5,6 +5,7 @@
 #include <boost/asio/local/stream_protocol.hpp>
 #include <boost/asio/post.hpp>
 
+#include "base/post_proof.hpp"
 #include "base/thread.hpp"
 #include "control/connection.hpp"
 
@@ -15,40 +16,45 @@ namespace asio = boost::asio;
 struct Server::Impl {
   Impl(Vm& vm, ConsoleHub& hub, ServerLimits limits) : state(vm, hub, limits) {}
 
-  [[nodiscard]] Status listen(std::vector<base::Fd> listeners);
-  void accept(Protocol::acceptor& acceptor);
+  struct Listener {
+    explicit Listener(asio::io_context& context) : acceptor(context), retry(context) {}
+    Protocol::acceptor acceptor;
+    asio::steady_timer retry;
+  };
+
+  [[nodiscard]] Status listen(std::vector<base::Fd> sockets);
+  void accept(Listener& listener);
   void take(Protocol::socket socket);
 
   ServerState state;
-  std::list<Protocol::acceptor> acceptors;
-  asio::steady_timer retry{state.context};
+  std::list<Listener> listeners;
   std::thread thread;
 };
 
-Status Server::Impl::listen(std::vector<base::Fd> listeners) {
-  for (base::Fd& listener : listeners) {
-    Protocol::acceptor& acceptor = acceptors.emplace_back(state.context);
+Status Server::Impl::listen(std::vector<base::Fd> sockets) {
+  for (base::Fd& socket : sockets) {
+    Listener& listener = listeners.emplace_back(state.context);
     error_code error;
-    acceptor.assign(Protocol(), listener.get(), error);
-    if (error) return make_system_error(error.value(), "cannot serve the control interface");
-    static_cast<void>(listener.release());
-    accept(acceptor);
+    listener.acceptor.assign(Protocol(), socket.get(), error);
+    if (error) return make_system_error(error.value(), "cannot serve the control API");
+    static_cast<void>(socket.release());
+    accept(listener);
   }
   VERT_ASSIGN(thread, base::start_thread("control", [this] { state.context.run(); }));
   return {};
 }
 
-void Server::Impl::accept(Protocol::acceptor& acceptor) {
-  acceptor.async_accept([this, &acceptor](error_code error, Protocol::socket socket) {
+void Server::Impl::accept(Listener& listener) {
+  listener.acceptor.async_accept([this, &listener](error_code error, Protocol::socket socket) {
     if (error == asio::error::operation_aborted) return;
     if (!error) {
       take(std::move(socket));
-      return accept(acceptor);
+      return accept(listener);
     }
     // Out of descriptors: not again at once, or this would spin.
     static constexpr std::chrono::milliseconds kRetry{100};
-    retry.expires_after(kRetry);
-    retry.async_wait([this, &acceptor](error_code) { accept(acceptor); });
+    listener.retry.expires_after(kRetry);
+    listener.retry.async_wait([this, &listener](error_code) { accept(listener); });
   });
 }
 
@@ -66,9 +72,19 @@ void Server::Impl::take(Protocol::socket socket) {
 
 Result<std::unique_ptr<Server>> Server::start(std::vector<base::Fd> listeners, Vm& vm, ConsoleHub& hub,
                                               ServerLimits limits) {
-  auto impl = std::make_unique<Impl>(vm, hub, limits);
-  VERT_TRY(impl->listen(std::move(listeners)));
-  return std::unique_ptr<Server>(new Server(std::move(impl)));
+  try {
+    auto impl = std::make_unique<Impl>(vm, hub, limits);
+    VERT_TRY(impl->listen(std::move(listeners)));
+    if (!base::posts_wake(impl->state.context)) {
+      // The thread may never wake: it stays behind, with what it uses, until vert exits.
+      impl->thread.detach();
+      static_cast<void>(impl.release());
+      return make_error("cannot serve the control API: epoll is forbidden on this host, or out of watches");
+    }
+    return std::unique_ptr<Server>(new Server(std::move(impl)));
+  } catch (const boost::system::system_error& error) {
+    return make_system_error(error.code().value(), "cannot serve the control API");
+  }
 }
 
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}

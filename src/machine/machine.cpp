@@ -9,10 +9,12 @@
 #include <array>
 #include <cerrno>
 #include <condition_variable>
+#include <cstring>
 #include <deque>
 #include <mutex>
 
 #include "base/event_loop.hpp"
+#include "base/fault_signal.hpp"
 #include "base/host_tsc.hpp"
 #include "machine/board.hpp"
 #include "machine/boot_files.hpp"
@@ -37,11 +39,7 @@ Outcome because(Outcome::Reason reason, std::string description = {}) {
 
 Status check_limits(const MachineConfig& config) {
   if (config.cpus == 0 || config.cpus > kMaxCpus)
-    return make_error("a machine cannot have {} CPUs: give it 1 to {}", config.cpus, kMaxCpus);
-  const u64 host = static_cast<u64>(::sysconf(_SC_PHYS_PAGES)) * static_cast<u64>(::sysconf(_SC_PAGESIZE));
-  if (config.memory_bytes > host)
-    return make_error("{} MiB of memory are more than this host's {} MiB: give the machine less",
-                      config.memory_bytes >> 20, host >> 20);
+    return make_error("a VM cannot have {} vCPUs; choose 1 to {}", config.cpus, kMaxCpus);
   return {};
 }
 
@@ -77,14 +75,15 @@ void set_up_processor(Vcpu& vcpu) {
   apic.mmio_write(kLvtLint1, kNmi);
 }
 
-/// All of RAM is zero again, and the host has its pages back.
-Status clear_memory(memory::GuestMemory& memory) {
+/// All of RAM is zero again, and the host has its pages back if its file system can do that.
+void clear_memory(memory::GuestMemory& memory) {
   const auto size = static_cast<off_t>(memory.size());
-  if (::fallocate(memory.memfd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size) != 0)
-    return make_system_error(errno, "cannot clear the guest's memory");
-  for (const memory::RamRegion& region : memory.regions())
-    memory.written(memory.host(region.base, region.size), region.size);
-  return {};
+  const bool cleared = ::fallocate(memory.memfd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, size) == 0;
+  for (const memory::RamRegion& region : memory.regions()) {
+    u8* const host = memory.host(region.base, region.size);
+    if (!cleared) std::memset(host, 0, region.size);
+    memory.written(host, region.size);
+  }
 }
 
 }  // namespace
@@ -159,6 +158,7 @@ Machine::Impl::~Impl() {
 }
 
 Status Machine::Impl::build() {
+  VERT_TRY(base::prepare_fault_signals());
   VERT_ASSIGN(engine, find_engine(config.engine));
   VERT_ASSIGN(files, read_boot_files(config));
   VERT_ASSIGN(memory, memory::GuestMemory::create(map.ram_regions()));
@@ -371,7 +371,7 @@ Status Machine::Impl::reset() {
   const std::scoped_lock running(transitions);
   VERT_TRY(stand_still());
   board->reset();
-  VERT_TRY(clear_memory(*memory));
+  clear_memory(*memory);
   for (cpu::VcpuEvents& vcpu_events : events) static_cast<void>(vcpu_events.take(~u32{0}));
   VERT_TRY(boot());
   for (const auto& vcpu : vcpus) {
@@ -484,8 +484,7 @@ Status Machine::stop_sampling() {
 }
 
 Result<GuestBytes> Machine::read_guest(unsigned vcpu, u64 address, std::size_t size) {
-  if (vcpu >= impl_->vcpus.size())
-    return make_error("there is no processor {}: the machine has {}", vcpu, impl_->vcpus.size());
+  if (vcpu >= impl_->vcpus.size()) return make_error("no vCPU {}; the VM has {}", vcpu, impl_->vcpus.size());
   Result<GuestBytes> found;
   VERT_TRY(impl_->while_idle([&] {
     const Vcpu& looked_at = *impl_->vcpus[vcpu];

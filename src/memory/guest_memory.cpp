@@ -3,36 +3,49 @@
 #include <linux/membarrier.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/sysinfo.h>
 #include <unistd.h>
 #include <bit>
 #include <cerrno>
 #include <cstring>
 
+#include "base/host_memory.hpp"
+#include "base/shared_file.hpp"
+
 namespace vert::memory {
 
 namespace {
 
-/// A full barrier on every running thread of this process (membarrier(2)): the slow side of the pair whose
-/// fast side is in written_frame().
-void process_wide_barrier() {
-  static const bool kRegistered =
-      ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
-  if (kRegistered && ::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0) return;
-  // Where membarrier(2) is forbidden, changing a page's protection interrupts every core that runs us.
-  void* page = ::mmap(nullptr, kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  VERT_CHECK(page != MAP_FAILED);
-  *static_cast<volatile u8*>(page) = 1;
-  VERT_CHECK(::mprotect(page, kPageSize, PROT_READ) == 0);
-  ::munmap(page, kPageSize);
-}
+/// A full barrier on every running thread of this process: the slow side of the pair whose fast side is in
+/// written_frame(). Ready before the first guest runs, so that nothing can fail later.
+class ProcessWideBarrier {
+ public:
+  [[nodiscard]] static Result<const ProcessWideBarrier*> get() {
+    static const ProcessWideBarrier barrier;
+    if (!barrier.page_) return std::unexpected(barrier.page_.error());
+    return &barrier;
+  }
 
-/// RAM and swap of the host: more than that, guests would not get when they touch it.
-u64 host_memory() {
-  struct sysinfo info = {};
-  if (::sysinfo(&info) != 0) return ~u64{0};
-  return (u64{info.totalram} + info.totalswap) * info.mem_unit;
-}
+  void issue() const {
+    if (registered_ && ::syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) == 0) return;
+    // Where membarrier(2) is forbidden, taking a right away from a page interrupts every core that runs us.
+    const std::scoped_lock lock(mutex_);
+    VERT_CHECK(::mprotect(page_->data(), kPageSize, PROT_READ | PROT_WRITE) == 0);
+    *static_cast<volatile u8*>(page_->data()) = 1;
+    VERT_CHECK(::mprotect(page_->data(), kPageSize, PROT_READ) == 0);
+  }
+
+ private:
+  ProcessWideBarrier() {
+    registered_ = ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+    page_ = base::Mapping::map(kPageSize, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS);
+  }
+
+  bool registered_ = false;
+  Result<base::Mapping> page_;
+  mutable std::mutex mutex_;
+};
+
+void process_wide_barrier() { (*ProcessWideBarrier::get())->issue(); }
 
 }  // namespace
 
@@ -65,16 +78,15 @@ Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::vector<RamRegion> 
   }
   if (total == 0 || (total >> kPageShift) > ~Frame{0})
     return make_error("a guest cannot have {} bytes of memory", total);
-  if (total > host_memory())
-    return make_error("cannot make {} MiB of guest memory: the host has {} MiB; ask for less", total >> 20,
-                      host_memory() >> 20);
+  if (const auto host = base::host_memory(); host && total > host->total())
+    return make_error("cannot allocate {} MiB of guest memory: the host has {} MiB", total >> 20,
+                      host->total() >> 20);
+  VERT_TRY(ProcessWideBarrier::get());
 
-  base::Fd memfd(::memfd_create("vert-guest-ram", MFD_CLOEXEC));
-  if (!memfd.valid() || ::ftruncate(memfd.get(), static_cast<off_t>(total)) != 0)
-    return make_system_error(errno, fmt::format("cannot make {} MiB of guest memory", total >> 20));
+  VERT_ASSIGN(base::Fd memfd, base::make_shared_file(total, "guest memory"));
   auto mapping = base::Mapping::map(total, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, memfd.get());
   if (!mapping)
-    return make_error("cannot make {} MiB of guest memory: {}", total >> 20, mapping.error().message);
+    return make_error("cannot allocate {} MiB of guest memory: {}", total >> 20, mapping.error().message);
   ::madvise(mapping->data(), total, MADV_HUGEPAGE);  // only a wish
   ::madvise(mapping->data(), total, MADV_DONTDUMP);
   return std::unique_ptr<GuestMemory>(

@@ -273,20 +273,16 @@ bool rewrite_instruction(const ZydisDecodedInstruction& decoded, const ZydisDeco
   return !rewriter.long_mode && same_operation(plan, decoded, operands);
 }
 
-StubArena::StubArena(base::Fd memfd, base::Mapping writable, base::Mapping executable)
-    : memfd_(std::move(memfd)), writable_(std::move(writable)), executable_(std::move(executable)) {
+StubArena::StubArena(base::Mapping writable, base::Mapping executable)
+    : writable_(std::move(writable)), executable_(std::move(executable)) {
   used_.resize(executable_.size() / kStubSize);
 }
 
 Result<StubArena> StubArena::create(std::size_t stubs) {
   const std::size_t size = ((stubs + 1) * kStubSize + kPageSize - 1) & ~kPageOffsetMask;
-  base::Fd memfd(memfd_create("vert-stubs", MFD_CLOEXEC));
-  if (!memfd.valid()) return make_system_error(errno, "cannot make memory for vector stubs");
-  if (ftruncate(memfd.get(), static_cast<off_t>(size)) != 0)
-    return make_system_error(errno, "cannot size the memory for vector stubs");
-  VERT_ASSIGN(auto writable, base::Mapping::map(size, PROT_READ | PROT_WRITE, MAP_SHARED, memfd.get()));
-  VERT_ASSIGN(auto executable, base::Mapping::map(size, PROT_READ | PROT_EXEC, MAP_SHARED, memfd.get()));
-  StubArena arena(std::move(memfd), std::move(writable), std::move(executable));
+  VERT_ASSIGN(auto writable, base::Mapping::map(size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS));
+  VERT_ASSIGN(auto executable, writable.map_again(PROT_READ | PROT_EXEC));
+  StubArena arena(std::move(writable), std::move(executable));
   arena.emit_recovery();
   return arena;
 }

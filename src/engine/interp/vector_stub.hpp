@@ -2,8 +2,8 @@
 // results.
 //
 // Owned by a VectorUnit, used on its thread. A stub's memory operand is StubFrame::memory, its explicit
-// general register is RAX; vector and mask registers keep their numbers. Stub memory is one memfd mapped
-// twice, once writable and once executable.
+// general register is RAX; vector and mask registers keep their numbers. Stub memory is mapped twice,
+// once writable and once executable.
 #pragma once
 
 #include <array>
@@ -97,10 +97,9 @@ class StubArena {
   [[nodiscard]] StubExit run(const StubCode& code, cpu::FpuState& fpu, StubFrame& frame) const;
 
  private:
-  StubArena(base::Fd memfd, base::Mapping writable, base::Mapping executable);
+  StubArena(base::Mapping writable, base::Mapping executable);
   void emit_recovery();
 
-  base::Fd memfd_;
   base::Mapping writable_;
   base::Mapping executable_;
   std::vector<bool> used_;

@@ -21,7 +21,7 @@ namespace xcr0 = x86::xcr0;
 
 StubArena make_arena() {
   auto arena = StubArena::create(VectorUnit::kCapacity);
-  if (!arena) throw std::bad_alloc();
+  if (!arena) throw std::runtime_error(arena.error().message);
   return std::move(*arena);
 }
 

@@ -23,7 +23,7 @@ class VectorUnit {
   /// Distinct instructions kept; one more replaces the oldest.
   static constexpr std::size_t kCapacity = 8192;
 
-  /// Throws std::bad_alloc if the host has no memory for stubs.
+  /// Throws std::runtime_error if the host has no memory for stubs.
   explicit VectorUnit(const cpu::VcpuContext& context);
   ~VectorUnit();
   VectorUnit(const VectorUnit&) = delete;

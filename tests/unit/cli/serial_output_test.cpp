@@ -43,6 +43,11 @@ void put(SerialOutput& output, std::string_view text) {
   output.write({reinterpret_cast<const u8*>(text.data()), text.size()});
 }
 
+std::unique_ptr<SerialOutput> start(base::Fd fd, SerialOutput::Limits limits,
+                                    std::function<void(int)> on_lost = {}) {
+  return SerialOutput::start(std::move(fd), limits, std::move(on_lost)).value();
+}
+
 std::string numbered_lines(int count) {
   std::string text;
   for (int i = 0; i < count; ++i) text += std::to_string(i) + "\n";
@@ -59,27 +64,26 @@ TEST_F(SerialOutputTest, DeliversEverythingInOrder) {
   const std::string text = numbered_lines(100000);
   std::future<std::string> got = std::async(std::launch::async, [&] { return pipe.read_all(); });
   {
-    SerialOutput output(std::move(pipe.writing), {.buffer_bytes = 1000, .patience = milliseconds(60000)}, {});
-    for (const char byte : text.substr(0, 5000)) put(output, {&byte, 1});
-    put(output, std::string_view(text).substr(5000));
-    EXPECT_TRUE(output.drain(milliseconds(60000)));
+    const auto output =
+        start(std::move(pipe.writing), {.buffer_bytes = 1000, .patience = milliseconds(60000)});
+    for (const char byte : text.substr(0, 5000)) put(*output, {&byte, 1});
+    put(*output, std::string_view(text).substr(5000));
+    EXPECT_TRUE(output->drain(milliseconds(60000)));
   }
   EXPECT_EQ(got.get(), text);
 }
 
 TEST_F(SerialOutputTest, ConsumerThatTakesNothingDoesNotHoldUpTheGuest) {
   Pipe pipe;
-  SerialOutput output(std::move(pipe.writing), {.buffer_bytes = 4096, .patience = milliseconds(10)}, {});
+  const auto output = start(std::move(pipe.writing), {.buffer_bytes = 4096, .patience = milliseconds(10)});
   const std::string line(1000, 'x');
-  for (int i = 0; i < 100000; ++i) put(output, line);
-  EXPECT_FALSE(output.drain(milliseconds(10)));
+  for (int i = 0; i < 100000; ++i) put(*output, line);
+  EXPECT_FALSE(output->drain(milliseconds(10)));
 }
 
 TEST_F(SerialOutputTest, LossIsToldWhereItHappened) {
   Pipe pipe;
-  auto output = std::make_unique<SerialOutput>(
-      std::move(pipe.writing), SerialOutput::Limits{.buffer_bytes = 4096, .patience = milliseconds(10)},
-      nullptr);
+  auto output = start(std::move(pipe.writing), {.buffer_bytes = 4096, .patience = milliseconds(10)});
   for (int i = 0; i < 200; ++i) put(*output, std::string(1000, 'x'));
   std::future<std::string> got = std::async(std::launch::async, [&] { return pipe.read_all(); });
   EXPECT_TRUE(output->drain(milliseconds(60000)));
@@ -99,27 +103,29 @@ TEST_F(SerialOutputTest, LostConsumerIsReportedOnce) {
   Pipe pipe;
   pipe.reading.reset();
   std::promise<int> lost;
-  SerialOutput output(std::move(pipe.writing), {}, [&](int error_number) { lost.set_value(error_number); });
-  put(output, "a");
+  const auto output =
+      start(std::move(pipe.writing), {}, [&](int error_number) { lost.set_value(error_number); });
+  put(*output, "a");
   EXPECT_EQ(lost.get_future().get(), EPIPE);
-  put(output, std::string(std::size_t{4} << 20, 'b'));
-  EXPECT_FALSE(output.drain(milliseconds(1)));
+  put(*output, std::string(std::size_t{4} << 20, 'b'));
+  EXPECT_FALSE(output->drain(milliseconds(1)));
 }
 
 TEST_F(SerialOutputTest, FullDiskLosesBytesButNotTheGuest) {
   base::Fd full(open("/dev/full", O_WRONLY | O_CLOEXEC));
   ASSERT_TRUE(full.valid());
-  SerialOutput output(std::move(full), {}, [](int) { ADD_FAILURE() << "a full disk is not a lost console"; });
-  put(output, std::string(std::size_t{4} << 20, 'x'));
-  EXPECT_TRUE(output.drain(milliseconds(60000)));
+  const auto output =
+      start(std::move(full), {}, [](int) { ADD_FAILURE() << "a full disk is not a lost console"; });
+  put(*output, std::string(std::size_t{4} << 20, 'x'));
+  EXPECT_TRUE(output->drain(milliseconds(60000)));
 }
 
 TEST_F(SerialOutputTest, AbandonFreesAWaitingWriter) {
   Pipe pipe;
-  SerialOutput output(std::move(pipe.writing), {.buffer_bytes = 4096, .patience = milliseconds(60000)}, {});
-  std::future<void> writer = std::async(std::launch::async, [&] { put(output, std::string(1 << 20, 'x')); });
+  const auto output = start(std::move(pipe.writing), {.buffer_bytes = 4096, .patience = milliseconds(60000)});
+  std::future<void> writer = std::async(std::launch::async, [&] { put(*output, std::string(1 << 20, 'x')); });
   EXPECT_EQ(writer.wait_for(milliseconds(20)), std::future_status::timeout);
-  output.abandon();
+  output->abandon();
   EXPECT_EQ(writer.wait_for(milliseconds(5000)), std::future_status::ready);
 }
 

@@ -38,6 +38,7 @@ class FakeVm final : public Vm {
   }
   [[nodiscard]] Result<bool> start_sampling() override {
     if (deaf) return make_error("vCPU 1 has not stopped");
+    ++sampling_starts;
     sampling = can_sample;
     return can_sample;
   }
@@ -74,6 +75,7 @@ class FakeVm final : public Vm {
   std::atomic<int> presses = 0;
   std::atomic<int> resets = 0;
   std::atomic<int> shut_downs = 0;
+  std::atomic<int> sampling_starts = 0;
   std::atomic<bool> sampling = false;
   bool can_sample = true;
   bool deaf = false;  // no vCPU stops

@@ -66,11 +66,10 @@ TEST(MachineChoice, NameThenPrefixThenTheOnlyOne) {
   EXPECT_EQ(choose_machine(names, "d").value(), 0U);
   EXPECT_EQ(choose_machine(names, "wo").value(), 3U);
   EXPECT_EQ(choose_machine({"db"}, "").value(), 0U);
-  EXPECT_EQ(choose_machine(names, "we").error().message, "'we' could be any of: web, web2");
-  EXPECT_EQ(choose_machine(names, "x").error().message,
-            "there is no machine 'x'; there are: db, web, web2, worker");
-  EXPECT_NE(choose_machine(names, "").error().message.find("name one of: db, web"), std::string::npos);
-  EXPECT_NE(choose_machine({}, "").error().message.find("no machine is running"), std::string::npos);
+  EXPECT_EQ(choose_machine(names, "we").error().message, "'we' is ambiguous; it matches: web, web2");
+  EXPECT_EQ(choose_machine(names, "x").error().message, "no VM named 'x'; running: db, web, web2, worker");
+  EXPECT_NE(choose_machine(names, "").error().message.find("choose one of: db, web"), std::string::npos);
+  EXPECT_NE(choose_machine({}, "").error().message.find("no VM is running"), std::string::npos);
   EXPECT_FALSE(choose_machine({}, "web"));
 }
 
@@ -91,7 +90,7 @@ TEST_F(RegistryTest, TakenNameIsRefused) {
   const auto claimed = StateFolder::claim("web");
   const auto again = StateFolder::claim("web");
   ASSERT_FALSE(again);
-  EXPECT_NE(again.error().message.find("running already"), std::string::npos);
+  EXPECT_NE(again.error().message.find("already running"), std::string::npos);
   EXPECT_EQ(names(), std::vector<std::string>{"web"});
 }
 
@@ -167,7 +166,7 @@ TEST_F(RegistryTest, FolderThatOthersCanEnterIsRefused) {
   ::chmod(root().c_str(), 0755);
   const auto claimed = StateFolder::claim("web");
   ASSERT_FALSE(claimed);
-  EXPECT_NE(claimed.error().message.find("not yours alone"), std::string::npos);
+  EXPECT_NE(claimed.error().message.find("must belong to you"), std::string::npos);
   EXPECT_FALSE(living_machines());
 }
 
@@ -217,6 +216,24 @@ TEST_F(RegistryTest, SocketFileTakesThePlaceOfADeadSocketOnly) {
   EXPECT_TRUE(fs::exists(path));
   EXPECT_TRUE(SocketFile::listen(path));
   EXPECT_FALSE(SocketFile::listen(folder_.path() + "/" + std::string(200, 'x')));
+}
+
+TEST_F(RegistryTest, SocketFileLeavesWhatTookItsPlace) {
+  const std::string path = folder_.path() + "/my.sock";
+  auto first = SocketFile::listen(path);
+  ASSERT_TRUE(first) << first.error().message;
+  { const base::Fd closed = first->take(); }  // nobody listens any more
+  const auto second = SocketFile::listen(path);
+  ASSERT_TRUE(second) << second.error().message;
+  { const SocketFile gone = std::move(*first); }
+  EXPECT_TRUE(fs::exists(path));
+}
+
+TEST_F(RegistryTest, TooLongAPathIsNotAnotherOne) {
+  const std::string long_path = folder_.path() + "/" + std::string(120, 'x');
+  ASSERT_EQ(::mknod(long_path.c_str(), S_IFSOCK | 0600, 0), 0);
+  const std::string error = SocketFile::listen(long_path).error().message;
+  EXPECT_NE(error.find("too long"), std::string::npos) << error;
 }
 
 }  // namespace

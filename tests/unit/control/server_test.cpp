@@ -1,12 +1,15 @@
 #include "control/server.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #include <cstring>
+#include <ctime>
 #include <thread>
 
 #include "control/client.hpp"
@@ -24,7 +27,9 @@ using nlohmann::json;
 /// A connection on which a test says what it likes.
 class RawClient {
  public:
-  explicit RawClient(const std::string& path) : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+  explicit RawClient(const std::string& path)
+      : RawClient(path, base::Fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0))) {}
+  RawClient(const std::string& path, base::Fd socket) : fd_(std::move(socket)) {
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     std::memcpy(address.sun_path, path.data(), path.size());
@@ -99,7 +104,7 @@ TEST_F(ServerTest, ClientAndServerUnderstandEachOther) {
   EXPECT_EQ(call(path(), "GET", "vm.info").value()["vert"]["name"], "fake");
   EXPECT_TRUE(call(path(), "PUT", "vm.pause").value().is_null());
   EXPECT_EQ(vm_.state(), machine::Machine::State::kPaused);
-  EXPECT_EQ(call(path(), "PUT", "vm.pause").error().message, "the machine is paused already");
+  EXPECT_EQ(call(path(), "PUT", "vm.pause").error().message, "the VM is already paused");
   EXPECT_FALSE(call(path(), "GET", "vm.nothing"));
 }
 
@@ -142,6 +147,7 @@ TEST_F(ServerTest, SamplesComeWhenTheTimeIsOverAndOthersAreServedMeanwhile) {
   ASSERT_TRUE(soon([this] { return vm_.sampling.load(); }));
   EXPECT_TRUE(answers());
   EXPECT_FALSE(call(path(), "PUT", "vm.hot-blocks"));
+  EXPECT_EQ(vm_.sampling_starts, 1);
   asking.join();
   EXPECT_EQ(samples->value()["vcpus"][0]["groups"][0]["counters"][0]["value"], 4);
   EXPECT_FALSE(vm_.sampling);
@@ -204,6 +210,54 @@ TEST_F(ServerTest, TooManyAreTurnedAway) {
   EXPECT_TRUE(another.read_to_end().starts_with("HTTP/1.1 503"));
   clients.clear();
   EXPECT_TRUE(soon([this] { return answers(); }));
+}
+
+TEST_F(ServerTest, DeeplyNestedBodyDoesNoHarm) {
+  start();
+  const std::string body = "{\"begin\":" + std::string(60'000, '[');
+  for (const std::string& end : {std::string(), std::string(60'000 - 1, ']') + "}"}) {
+    const std::string whole = (body + end).substr(0, 64'000);
+    RawClient client(path());
+    client.flood("PUT /api/v1/vm.explain HTTP/1.1\r\nContent-Length: " + std::to_string(whole.size()) +
+                 "\r\n\r\n" + whole);
+    EXPECT_TRUE(client.read_until("}\n").starts_with("HTTP/1.1 400"));
+  }
+  EXPECT_TRUE(answers());
+}
+
+/// While it lives, this process can open no more files.
+class NoMoreFiles {
+ public:
+  NoMoreFiles() {
+    VERT_CHECK(::getrlimit(RLIMIT_NOFILE, &before_) == 0);
+    const base::Fd next(::open("/dev/null", O_RDONLY | O_CLOEXEC));
+    const rlimit now = {static_cast<rlim_t>(next.get()), before_.rlim_max};
+    VERT_CHECK(::setrlimit(RLIMIT_NOFILE, &now) == 0);
+  }
+  ~NoMoreFiles() { ::setrlimit(RLIMIT_NOFILE, &before_); }
+  NoMoreFiles(const NoMoreFiles&) = delete;
+  NoMoreFiles& operator=(const NoMoreFiles&) = delete;
+
+ private:
+  rlimit before_{};
+};
+
+TEST_F(ServerTest, TwoListenersWithoutFilesToOpenDoNotSpin) {
+  std::vector<base::Fd> listeners;
+  std::vector<SocketFile> files;
+  for (const char* name : {"/one", "/two"}) {
+    files.push_back(SocketFile::listen(folder_.path() + name).value());
+    listeners.push_back(files.back().take());
+  }
+  server_ = Server::start(std::move(listeners), vm_, hub_).value();
+  base::Fd first(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  base::Fd second(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const NoMoreFiles no_more;
+  RawClient one(folder_.path() + "/one", std::move(first));
+  RawClient two(folder_.path() + "/two", std::move(second));
+  const std::clock_t before = std::clock();  // processor time
+  std::this_thread::sleep_for(500ms);
+  EXPECT_LT(std::clock() - before, CLOCKS_PER_SEC / 5);
 }
 
 TEST_F(ServerTest, RandomBytesDoNoHarm) {

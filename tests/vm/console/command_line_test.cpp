@@ -43,7 +43,7 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCall{"OptionOfNoKind", {"run", kKernel, "--frobnicate"}, "'--frobnicate'"},
         WrongCall{"MissingValue", {"run", "--kernel"}, "--kernel needs a value"},
         WrongCall{"NothingToBoot", {"run"}, "--kernel"},
-        WrongCall{"TwoKernels", {"run", "a", "--kernel", "b"}, "give one"},
+        WrongCall{"TwoKernels", {"run", "a", "--kernel", "b"}, "use one of them"},
         WrongCall{"SecondImage", {"run", "a", "b"}, "'b'"},
         WrongCall{"UnknownEngine", {"run", kKernel, "--engine", "intrep"}, "did you mean 'interp'?"},
         WrongCall{"UnknownDevice", {"run", kKernel, "--device", "floppy"}, "isa-debug-exit"},

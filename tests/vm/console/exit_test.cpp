@@ -31,6 +31,19 @@ TEST(Exit, DebugExitGivesItsStatus) {
   EXPECT_EQ(vert.output(), "kernel up\n");
 }
 
+TEST(Exit, OwnErrorsAreNoStatusOfAPassedTest) {
+  // 1 is what a guest reports that writes 0.
+  VertProcess vert({"run", "--kernel", "/nonexistent", "--device", "isa-debug-exit"}, Console::kPipes);
+  EXPECT_EQ(vert.wait(30s).status, 125);
+}
+
+TEST(Exit, ImageBehindADeviceIsTheImage) {
+  VertProcess vert(
+      {"run", "--memory", "64M", "--device", "isa-debug-exit", VERT_GUEST_FOLDER "/debug_exit.elf"},
+      Console::kPipes);
+  EXPECT_EQ(vert.wait(30s).status, (0x2a << 1) | 1);
+}
+
 TEST(Exit, TripleFaultIsStatusTwoWithTheStateThatLedToIt) {
   VertProcess vert(run_kernel("triple_fault"), Console::kPipes);
   EXPECT_EQ(vert.wait(30s).status, 2);
@@ -56,7 +69,7 @@ TEST(Exit, HaltThatNothingCanEndIsSaidAndStatusZero) {
   for (const char* const cpus : {"1", "3"}) {
     VertProcess vert(run_kernel("dead_halt", {"--cpus", cpus}), Console::kPipes);
     EXPECT_EQ(vert.wait(30s).status, 0) << cpus;
-    EXPECT_NE(vert.errors().find("halted all its processors"), std::string::npos) << vert.errors();
+    EXPECT_NE(vert.errors().find("halted all its vCPUs"), std::string::npos) << vert.errors();
   }
 }
 

@@ -95,7 +95,7 @@ TEST_F(ControlTest, MachineInTheForegroundIsListedToo) {
   foreground.send(
       "\x01"
       "d");
-  EXPECT_TRUE(foreground.expect("in the foreground", 10s));
+  EXPECT_TRUE(foreground.expect("cannot detach", 10s));
   foreground.send("\x01x");
   EXPECT_EQ(foreground.wait(10s).status, 0);
   EXPECT_TRUE(nothing_is_left());
@@ -120,7 +120,7 @@ TEST_F(ControlTest, WhatDoesNotStartSaysWhy) {
   start("halt", "web");
   const Ran taken = vert(run("halt", {"--detach", "--name", "web"}));
   EXPECT_EQ(taken.status, 1);
-  EXPECT_TRUE(contains(taken.errors, "running already")) << taken.errors;
+  EXPECT_TRUE(contains(taken.errors, "already running")) << taken.errors;
   for (const char* name : {"../x", "a b", ".hidden"}) {
     const Ran wrong = vert(run("halt", {"--detach", std::string("--name=") + name}));
     EXPECT_EQ(wrong.status, 1) << name;
@@ -259,7 +259,7 @@ TEST_F(ControlTest, KilledVertLeavesNothingThatMatters) {
 }
 
 TEST_F(ControlTest, NamesAreFoundByHowTheyBegin) {
-  EXPECT_TRUE(contains(vert({"info"}).errors, "no machine is running"));
+  EXPECT_TRUE(contains(vert({"info"}).errors, "no VM is running"));
   start("halt", "web-1");
   start("halt", "web-2");
   start("halt", "db");

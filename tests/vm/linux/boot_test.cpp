@@ -73,7 +73,7 @@ TEST(PowerOff, EndsTheMachineWithoutAcpi) {
   LinuxGuest& guest = **started;
   ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
   EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
-  EXPECT_NE(guest.process().errors().find("halted all its processors"), std::string::npos)
+  EXPECT_NE(guest.process().errors().find("halted all its vCPUs"), std::string::npos)
       << guest.process().errors();
 }
 
