@@ -148,7 +148,8 @@ Outcome invpcid(Core& core, const Op& op) {
   if (type <= kSingleContext && (low >> 12) != 0) return core.raise(Fault::gp());
   if (type <= kSingleContext && (low & 0xFFF) != 0 && (state.cr4 & cr4::PCIDE) == 0)
     return core.raise(Fault::gp());
-  if (type == kIndividual && !is_canonical(linear, core.context.model->linear_bits())) return core.raise(Fault::gp());
+  if (type == kIndividual && !is_canonical(linear, core.context.model->linear_bits()))
+    return core.raise(Fault::gp());
   core.mmu.flush();
   return Outcome::kEndBlock;
 }
