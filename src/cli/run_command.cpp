@@ -6,13 +6,13 @@
 
 #include "base/host_memory.hpp"
 #include "cli/commands.hpp"
+#include "cli/cpu_option.hpp"
 #include "cli/debug_options.hpp"
 #include "cli/detach.hpp"
 #include "cli/run_session.hpp"
 #include "cli/text.hpp"
 #include "control/registry.hpp"
 #include "machine/machine.hpp"
-#include "x86/cpu_model.hpp"
 
 namespace vert::cli {
 namespace {
@@ -22,6 +22,8 @@ constexpr const char* kExamples = R"(Examples:
     vert run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
   Two vCPUs and 512 MiB, on the reference engine:
     vert run --engine interp --cpus 2 --memory 512M --kernel vmlinuz --append 'console=ttyS0 quiet'
+  A CPU without AVX-512, and with MONITOR and MWAIT:
+    vert run --cpu host,-AVX512F,+MONITOR --kernel vmlinuz --append 'console=ttyS0'
   Run in the background under a name, attach to the console (Ctrl-A d detaches), then shut down:
     vert run --detach --name web --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
     vert console web
@@ -63,15 +65,6 @@ struct RunOptions {
 constexpr unsigned kMaxCpus = 64;
 constexpr u64 kMinMemory = u64{1} << 20;
 const std::vector<std::string> kDevices = {"isa-debug-exit", "pc-testdev"};
-
-/// Refuses a name that is not among `known`, with the nearest that is.
-Status check_name(std::string_view what, const std::string& name, const std::vector<std::string>& known) {
-  if (std::ranges::find(known, name) != known.end()) return {};
-  if (const auto hint = closest_match(name, known)) {
-    return make_error("unknown {} '{}'; did you mean '{}'?", what, name, *hint);
-  }
-  return make_error("unknown {} '{}'; choose {}", what, name, join_alternatives(known));
-}
 
 Status check_engine(const std::string& name) {
   std::vector<std::string> known = {"auto"};
@@ -115,8 +108,7 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
   VERT_ASSIGN(config.memory_bytes, parse_memory(options.memory));
   VERT_ASSIGN(config.cpus, parse_cpus(options.cpus));
   VERT_TRY(check_engine(options.engine));
-  const auto models = x86::CpuModel::names();
-  VERT_TRY(check_name("CPU model", options.cpu, {models.begin(), models.end()}));
+  VERT_TRY(check_cpu_option(options.cpu));
   for (const std::string& device : options.devices) VERT_TRY(check_name("device", device, kDevices));
   config.engine = options.engine;
   config.cpu_model = options.cpu;
@@ -160,8 +152,9 @@ class RunCommand final : public Command {
     app_.add_option("--engine", options_.engine, "Execution engine: auto, bt or interp (default auto)")
         ->type_name("NAME");
     app_.add_option("--cpu", options_.cpu,
-                    "CPU model: x86-64-v2, x86-64-v3, x86-64-v4 or host (default host)")
-        ->type_name("MODEL");
+                    "CPU model: x86-64-v2, x86-64-v3, x86-64-v4 or host (default host); "
+                    ",+F adds and ,-F removes a CPUID feature")
+        ->type_name("MODEL[,+F][,-F]...");
     app_.add_option("--serial", options_.serial,
                     "Serial console: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");

@@ -78,6 +78,14 @@ std::optional<std::string> closest_match(std::string_view word, std::span<const 
   return best;
 }
 
+Status check_name(std::string_view what, const std::string& name, const std::vector<std::string>& known) {
+  if (std::ranges::find(known, name) != known.end()) return {};
+  if (const auto hint = closest_match(name, known)) {
+    return make_error("unknown {} '{}'; did you mean '{}'?", what, name, *hint);
+  }
+  return make_error("unknown {} '{}'; it can be {}", what, name, join_alternatives(known));
+}
+
 std::string join_alternatives(std::span<const std::string> words) {
   std::string joined;
   for (std::size_t i = 0; i < words.size(); ++i) {

@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/error.hpp"
 #include "base/types.hpp"
@@ -20,6 +21,10 @@ namespace vert::cli {
 /// The candidate that `word` is most likely a slip of, if one is near enough to be worth a hint.
 [[nodiscard]] std::optional<std::string> closest_match(std::string_view word,
                                                        std::span<const std::string> candidates);
+
+/// Refuses a name that is not among `known`, with the nearest that is.
+[[nodiscard]] Status check_name(std::string_view what, const std::string& name,
+                                const std::vector<std::string>& known);
 
 /// "a, b or c".
 [[nodiscard]] std::string join_alternatives(std::span<const std::string> words);

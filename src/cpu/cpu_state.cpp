@@ -67,21 +67,20 @@ bool control_registers_possible(const CpuState& state, const x86::CpuModel& mode
          implies(avx512, (state.xcr0 & xcr0::kAvx512) == xcr0::kAvx512 && (state.xcr0 & xcr0::AVX) != 0);
 }
 
-bool segments_possible(const CpuState& state) {
+bool segments_possible(const CpuState& state, unsigned width) {
   constexpr u16 kAttributes = 0xF0FF;
-  const auto possible = [&state](const Segment& segment) {
-    return within(segment.attributes, kAttributes) && x86::is_canonical(segment.base, state.linear_bits());
+  const auto possible = [width](const Segment& segment) {
+    return within(segment.attributes, kAttributes) && x86::is_canonical(segment.base, width);
   };
   return std::ranges::all_of(state.segment, possible) && possible(state.ldtr) && possible(state.tr) &&
-         x86::is_canonical(state.gdtr.base, state.linear_bits()) &&
-         x86::is_canonical(state.idtr.base, state.linear_bits());
+         x86::is_canonical(state.gdtr.base, width) && x86::is_canonical(state.idtr.base, width);
 }
 
-bool msrs_possible(const CpuState& state) {
+bool msrs_possible(const CpuState& state, unsigned width) {
   const auto& msr = state.msr;
   return std::ranges::all_of(
              std::array{msr.lstar, msr.cstar, msr.kernel_gs_base, msr.sysenter_esp, msr.sysenter_eip},
-             [&state](u64 address) { return x86::is_canonical(address, state.linear_bits()); }) &&
+             [width](u64 address) { return x86::is_canonical(address, width); }) &&
          msr.xss == 0;
 }
 
@@ -94,8 +93,8 @@ Status check(const CpuState& state, const x86::CpuModel& model) {
   if (!control_registers_possible(state, model)) return refuse("control registers");
   if (!within(state.rflags, x86::rflags::kDefined | x86::rflags::kFixed1)) return refuse("RFLAGS");
   if (state.cpl > 3 || !implies(!state.protected_mode(), state.cpl == 0)) return refuse("privilege level");
-  if (!segments_possible(state)) return refuse("segments");
-  if (!msrs_possible(state)) return refuse("model-specific registers");
+  if (!segments_possible(state, model.linear_bits())) return refuse("segments");
+  if (!msrs_possible(state, model.linear_bits())) return refuse("model-specific registers");
   if (!within(state.dr6, 0xFFFF'FFFF) || !within(state.dr7, 0xFFFF'FFFF)) return refuse("debug registers");
   if (!within(state.fpu.mxcsr, model.mxcsr_mask())) return refuse("MXCSR");
   if (state.activity > Activity::kShutdown) return refuse("activity");

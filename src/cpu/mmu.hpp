@@ -67,6 +67,7 @@ class Mmu {
   [[nodiscard]] Privilege privilege() const { return privilege_; }
 
   [[nodiscard]] const x86::Fault& fault() const { return fault_; }
+  [[nodiscard]] const x86::CpuModel& model() const { return *context_.model; }
 
   /// Reads or writes 1, 2, 4, 8 or 16 bytes (unsigned integers; u128 as two quadwords).
   template <typename T>

@@ -63,7 +63,7 @@ MaybeFault read_table_entry(const Cpu& cpu, u16 selector, bool wanted(const CpuS
   if (!entry.descriptor.present()) return internal::selector_fault(cpu, x86::kNP, selector);
   if (!cpu.state.code64()) return std::nullopt;
   if (auto fault = internal::read_high(cpu, entry)) return fault;
-  if (!x86::is_canonical(entry.wide_base(), cpu.state.linear_bits()))
+  if (!x86::is_canonical(entry.wide_base(), cpu.mmu.model().linear_bits()))
     return internal::selector_fault(cpu, x86::kGP, selector);
   return std::nullopt;
 }

@@ -155,11 +155,29 @@ struct Dependency {
 };
 // In an order in which one pass settles all.
 constexpr auto kDependencies = std::to_array<Dependency>({
+    {CMOV, FPU},
+    {MMX, FPU},
+    {FXSR, FPU},
+    {SSE, FXSR},
+    {SSE2, SSE},
+    {SSE3, SSE2},
+    {PCLMULQDQ, SSE2},
+    {AES, SSE2},
+    {SHA, SSE2},
+    {GFNI, SSE2},
+    {SSSE3, SSE3},
+    {SSE4_1, SSSE3},
+    {SSE4_2, SSE4_1},
+    {XSAVE, FXSR},
+    {X2APIC, APIC},
+    {TSC_DEADLINE, APIC},
+    {LM, PAE},
     {XSAVEOPT, XSAVE},
     {XSAVEC, XSAVE},
     {XGETBV1, XSAVE},
     {XSAVES, XSAVEC},
     {AVX, XSAVE},
+    {AVX, SSE4_2},
     {AVX2, AVX},
     {FMA, AVX},
     {F16C, AVX},
@@ -223,14 +241,12 @@ bool host_has(Feature feature) {
   return !avx512 || (saved & xcr0::kAvx512) == xcr0::kAvx512;
 }
 
-/// Applies "+NAME" or "-NAME"; false if it is neither or no feature has the name.
-template <typename Set>
-bool apply_modifier(std::string_view modifier, Set& features) {
-  if (!modifier.starts_with('+') && !modifier.starts_with('-')) return false;
+/// What "+NAME" or "-NAME" names; nothing if it is neither or no feature has the name.
+std::optional<Feature> modified_feature(std::string_view modifier) {
+  if (!modifier.starts_with('+') && !modifier.starts_with('-')) return std::nullopt;
   const auto info = std::ranges::find(kFeatures, modifier.substr(1), &FeatureInfo::name);
-  if (info == kFeatures.end()) return false;
-  features[static_cast<std::size_t>(info - kFeatures.begin())] = modifier.starts_with('+');
-  return true;
+  if (info == kFeatures.end()) return std::nullopt;
+  return static_cast<Feature>(info - kFeatures.begin());
 }
 
 constexpr u32 kMaxBasicLeaf = 0x1F;
@@ -292,6 +308,12 @@ u32 host_mxcsr_mask() {
 
 std::span<const std::string_view> CpuModel::names() { return kNames; }
 
+std::vector<std::string_view> CpuModel::feature_names() {
+  std::vector<std::string_view> names;
+  for (const FeatureInfo& info : kFeatures) names.push_back(info.name);
+  return names;
+}
+
 Result<CpuModel> CpuModel::make(std::string_view name) {
   const std::string_view base = name.substr(0, name.find(','));
   const auto known = std::ranges::find(kNames, base);
@@ -316,15 +338,22 @@ Result<CpuModel> CpuModel::make(std::string_view name) {
     if (base >= "x86-64-v4") add(kLevel4);
   }
 
+  FeatureSet wanted{};
   for (std::string_view rest = name.substr(base.size()); !rest.empty();) {
     rest.remove_prefix(1);
     const std::string_view modifier = rest.substr(0, rest.find(','));
-    if (!apply_modifier(modifier, features))
+    const auto feature = modified_feature(modifier);
+    if (!feature)
       return make_error("'{}' in CPU model '{}' is not + or - and a feature's name", modifier, name);
+    features[index_of(*feature)] = wanted[index_of(*feature)] = modifier.starts_with('+');
     rest.remove_prefix(modifier.size());
   }
   for (const auto& [feature, needs] : kDependencies) {
-    if (!features[index_of(needs)]) features[index_of(feature)] = false;
+    if (features[index_of(needs)]) continue;
+    features[index_of(feature)] = false;
+    if (wanted[index_of(feature)])
+      return make_error("+{} in CPU model '{}' needs {} as well", kFeatures[index_of(feature)].name, name,
+                        kFeatures[index_of(needs)].name);
   }
   for (const Feature feature : kVector) {
     if (features[index_of(feature)] && !host_has(feature))
@@ -360,9 +389,16 @@ void CpuModel::set_tsc_frequency(u64 hz) {
 }
 
 u64 CpuModel::cr4_allowed() const {
-  u64 allowed = cr4::TSD | cr4::DE | cr4::PSE | cr4::PAE | cr4::MCE | cr4::PGE | cr4::PCE | cr4::OSFXSR |
-                cr4::OSXMMEXCPT;
+  u64 allowed = cr4::PCE;
   constexpr auto kGated = std::to_array<std::pair<Feature, u64>>({
+      {TSC, cr4::TSD},
+      {DE, cr4::DE},
+      {PSE, cr4::PSE},
+      {PAE, cr4::PAE},
+      {MCE, cr4::MCE},
+      {PGE, cr4::PGE},
+      {FXSR, cr4::OSFXSR},
+      {SSE, cr4::OSXMMEXCPT},
       {UMIP, cr4::UMIP},
       {LA57, cr4::LA57},
       {FSGSBASE, cr4::FSGSBASE},
@@ -386,7 +422,9 @@ u64 CpuModel::xcr0_allowed() const {
   return allowed;
 }
 
-u64 CpuModel::efer_allowed() const { return efer::SCE | efer::LME | efer::LMA | (has(NX) ? efer::NXE : 0); }
+u64 CpuModel::efer_allowed() const {
+  return (has(SYSCALL) ? efer::SCE : 0) | (has(LM) ? efer::LME | efer::LMA : 0) | (has(NX) ? efer::NXE : 0);
+}
 
 u64 CpuModel::arch_capabilities() const {
   // SDM 4, table 2-2, IA32_ARCH_CAPABILITIES: immune to all that there is a bit for.
@@ -431,6 +469,8 @@ CpuidResult CpuModel::cpuid(const CpuidInput& input) const {
     if (features_[i] && info.leaf == effective.leaf && info.subleaf == (has_subleaves ? input.subleaf : 0))
       register_of(result, info.reg) |= 1U << info.bit;
   }
+  // SDM 3A, 10.4.3.
+  if (effective.leaf == 0x1 && !input.apic_enabled) result.edx &= ~(1U << kFeatures[index_of(APIC)].bit);
   if (effective.leaf == 0x80000001 && (input.misc_enable & kDisableXd) != 0)
     result.edx &= ~(1U << kFeatures[index_of(NX)].bit);
   return result;
@@ -496,7 +536,7 @@ CpuidResult CpuModel::extended_leaf(const CpuidInput& input) const {
     case 0x80000003:
     case 0x80000004: return brand_leaf(input.leaf);
     case 0x80000006: return {0, 0, 2048U << 16 | 8U << 12 | 64U, 0};  // L2: KiB, 16 ways, line
-    case 0x80000008: return {physical_bits() | (has(LA57) ? 57U : 48U) << 8, 0, 0, 0};
+    case 0x80000008: return {physical_bits() | linear_bits() << 8, 0, 0, 0};
     default: return {};
   }
 }

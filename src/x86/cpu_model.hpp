@@ -9,6 +9,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "base/error.hpp"
 #include "x86/insn.hpp"
@@ -39,6 +40,7 @@ struct CpuidInput {
   u64 xcr0 = 1;
   u64 xss = 0;
   u64 misc_enable = 0;
+  bool apic_enabled = true;  // IA32_APIC_BASE.EN
 };
 
 enum class Vendor : u8 { kIntel, kAmd };
@@ -62,20 +64,26 @@ class CpuModel {
   /// features that this host lacks are an error, since they run on the host's own units; it says which.
   [[nodiscard]] static Result<CpuModel> make(std::string_view name);
   [[nodiscard]] static std::span<const std::string_view> names();
+  [[nodiscard]] static std::vector<std::string_view> feature_names();
 
   [[nodiscard]] std::string_view name() const { return name_; }
   [[nodiscard]] bool has(Feature feature) const { return features_[static_cast<std::size_t>(feature)]; }
   [[nodiscard]] CpuidResult cpuid(const CpuidInput& input) const;
 
-  /// True if the model has what an instruction of this set needs (else it is #UD). LZCNT and TZCNT are always
-  /// allowed: see legacy_form().
-  [[nodiscard]] bool allows(const Insn& insn) const;
+  /// True if the model has what this instruction needs in code of that size (else it is #UD). LZCNT and TZCNT
+  /// are always allowed: see legacy_form().
+  [[nodiscard]] bool allows(const Insn& insn, CodeSize size) const;
 
   /// Without BMI1 or LZCNT the processor ignores the prefix that makes TZCNT and LZCNT of BSF and BSR:
   /// changes `insn` to what the model executes.
   void legacy_form(Insn& insn) const;
 
   [[nodiscard]] unsigned physical_bits() const { return 46; }
+  /// The width of linear addresses that the processor supports, whatever CR4.LA57 says. Base addresses of
+  /// segments and descriptor tables, MSRs that hold linear addresses, and INVPCID's operand are checked
+  /// against it when they are loaded; RIP and accesses to memory follow CR4.LA57 (Intel, "5-Level Paging and
+  /// 5-Level EPT", 3.2).
+  [[nodiscard]] unsigned linear_bits() const { return has(Feature::LA57) ? 57 : 48; }
   /// Bits that may be set in CR4, XCR0 and EFER (none in XSS), and IA32_ARCH_CAPABILITIES's fixed value.
   [[nodiscard]] u64 cr4_allowed() const;
   [[nodiscard]] u64 xcr0_allowed() const;

@@ -3,8 +3,19 @@
 
 namespace vert::x86 {
 
-bool CpuModel::allows(const Insn& insn) const {
+bool CpuModel::allows(const Insn& insn, CodeSize size) const {
   using enum Feature;
+  switch (insn.mnemonic) {
+    case ZYDIS_MNEMONIC_CMPXCHG8B: return has(CX8);
+    case ZYDIS_MNEMONIC_RDTSC: return has(TSC);
+    case ZYDIS_MNEMONIC_RDMSR:
+    case ZYDIS_MNEMONIC_WRMSR: return has(MSR);
+    case ZYDIS_MNEMONIC_SYSENTER:
+    case ZYDIS_MNEMONIC_SYSEXIT: return has(SEP);
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSRET: return has(SYSCALL);
+    default: break;
+  }
   switch (insn.isa_set) {
     // Every x86-64 processor. RDPMC, RSM, UD0..UD2 fault by themselves. Hints are NOPs where unknown.
     case ZYDIS_ISA_SET_I86:
@@ -15,22 +26,10 @@ bool CpuModel::allows(const Insn& insn) const {
     case ZYDIS_ISA_SET_I486:
     case ZYDIS_ISA_SET_I486REAL:
     case ZYDIS_ISA_SET_PENTIUMREAL:
-    case ZYDIS_ISA_SET_PENTIUMMMX:
     case ZYDIS_ISA_SET_PPRO:
-    case ZYDIS_ISA_SET_X87:
-    case ZYDIS_ISA_SET_CMOV:
-    case ZYDIS_ISA_SET_FCMOV:
-    case ZYDIS_ISA_SET_FXSAVE:
-    case ZYDIS_ISA_SET_FXSAVE64:
     case ZYDIS_ISA_SET_LONGMODE:
     case ZYDIS_ISA_SET_RDPMC:
-    case ZYDIS_ISA_SET_SSE:
-    case ZYDIS_ISA_SET_SSE2:
-    case ZYDIS_ISA_SET_SSE2MMX:
-    case ZYDIS_ISA_SET_SSEMXCSR:
     case ZYDIS_ISA_SET_SSE_PREFETCH:
-    case ZYDIS_ISA_SET_CLFSH:
-    case ZYDIS_ISA_SET_LAHF:
     case ZYDIS_ISA_SET_PAUSE:
     case ZYDIS_ISA_SET_FAT_NOP:
     case ZYDIS_ISA_SET_PREFETCHWT1:
@@ -38,6 +37,19 @@ bool CpuModel::allows(const Insn& insn) const {
 
     // 0F 0D with a register is a hint to Intel's processors only (APM 3, PREFETCH).
     case ZYDIS_ISA_SET_PREFETCH_NOP: return vendor_ != Vendor::kAmd || insn.modrm < 0xC0;
+    case ZYDIS_ISA_SET_X87: return has(FPU);
+    case ZYDIS_ISA_SET_PENTIUMMMX: return has(MMX);
+    case ZYDIS_ISA_SET_CMOV: return has(CMOV);
+    case ZYDIS_ISA_SET_FCMOV: return has(CMOV) && has(FPU);
+    case ZYDIS_ISA_SET_FXSAVE:
+    case ZYDIS_ISA_SET_FXSAVE64: return has(FXSR);
+    case ZYDIS_ISA_SET_SSE:
+    case ZYDIS_ISA_SET_SSEMXCSR: return has(SSE);
+    case ZYDIS_ISA_SET_SSE2:
+    case ZYDIS_ISA_SET_SSE2MMX: return has(SSE2);
+    case ZYDIS_ISA_SET_CLFSH: return has(CLFSH);
+    case ZYDIS_ISA_SET_LAHF: return size != CodeSize::k64 || has(LAHF64);
+
     case ZYDIS_ISA_SET_BMI1: return has(BMI1) || insn.mnemonic == ZYDIS_MNEMONIC_TZCNT;
     case ZYDIS_ISA_SET_BMI2: return has(BMI2);
     case ZYDIS_ISA_SET_ADOX_ADCX: return has(ADX);

@@ -28,8 +28,8 @@ constexpr u8 kHlt = 0xF4;
 constexpr unsigned kTssIoMapBase = 0x66;
 constexpr unsigned kTssRsp0 = 4;
 
-x86::CpuModel host_model() {
-  auto model = x86::CpuModel::make("host");
+x86::CpuModel make_model(const std::string& name) {
+  auto model = x86::CpuModel::make(name);
   if (!model) {
     fmt::print(stderr, "no CPU model: {}\n", model.error().message);
     VERT_CHECK(model.has_value());
@@ -53,8 +53,8 @@ u64 load64(const u8* from) {
 
 }  // namespace
 
-GuestRig::GuestRig(const std::string& engine, unsigned vcpus, u64 ram_size)
-    : model_(host_model()), memory_(ram(ram_size)) {
+GuestRig::GuestRig(const std::string& engine, unsigned vcpus, u64 ram_size, const std::string& cpu_model)
+    : model_(make_model(cpu_model)), memory_(ram(ram_size)) {
   VERT_CHECK(vcpus >= 1 && vcpus <= kMaxVcpus && ram_size >= kRamSize);
   root_ = allocate_page();
   build_direct_map();

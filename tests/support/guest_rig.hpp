@@ -54,7 +54,8 @@ class GuestRig {
   static constexpr u64 kRamSize = u64{16} << 20;
 
   /// Aborts with a message if the machine cannot be made: tests need not handle that.
-  explicit GuestRig(const std::string& engine, unsigned vcpus = 1, u64 ram_size = kRamSize);
+  explicit GuestRig(const std::string& engine, unsigned vcpus = 1, u64 ram_size = kRamSize,
+                    const std::string& cpu_model = "host");
 
   /// Maps `pages` pages at `linear` to fresh zeroed RAM; returns the host address of the first (they are
   /// contiguous). Remapping changes permissions' and frames alike; call flush() afterwards.

@@ -389,7 +389,7 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   model.legacy_form(guest.insn);
   const bool plain = collect_operands(guest);
   collect_flags(guest);
-  if (guest.insn.mnemonic != decoded_as || !model.allows(guest.insn)) return;
+  if (guest.insn.mnemonic != decoded_as || !model.allows(guest.insn, mode.code_size())) return;
   guest.form = classify(guest, mode, plain);
   if (guest.form == Form::kSaveState || guest.form == Form::kLoadState) guest.fpu |= fpu::kAvx;
   if (loads_mxcsr(guest.insn.mnemonic) && model.mxcsr_mask() != host_mxcsr_mask())

@@ -152,7 +152,7 @@ Op BlockCache::make_op(const Insn& insn, DecodeStatus status) {
   op.insn = insn;
   op.handler = raise_undefined;
   if (status == DecodeStatus::kTooLong) op.handler = raise_too_long;
-  if (status != DecodeStatus::kOk || !core_.context.model->allows(insn)) return op;
+  if (status != DecodeStatus::kOk || !core_.context.model->allows(insn, core_.code_size())) return op;
   if (VectorUnit::handles(insn)) {
     op.vector = core_.vector_unit.prepare(insn, core_.code_size());
     if (op.vector != nullptr) op.handler = execute_vector;

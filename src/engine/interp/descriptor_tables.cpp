@@ -23,7 +23,7 @@ Outcome load_table(Core& core, const Op& op, DescriptorTable cpu::CpuState::*tab
   u64 base = 0;
   if (core.code64()) {
     if (!core.read_segment(memory_segment(op), base_at, base)) return Outcome::kFault;
-    if (!is_canonical(base, state.linear_bits())) return core.raise(Fault::gp());
+    if (!is_canonical(base, core.context.model->linear_bits())) return core.raise(Fault::gp());
   } else {
     u32 base32 = 0;
     if (!core.read_segment(memory_segment(op), base_at, base32)) return Outcome::kFault;

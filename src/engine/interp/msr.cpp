@@ -74,12 +74,31 @@ constexpr u32 number(Msr msr) { return static_cast<u32>(msr); }
 }
 
 /// Features that an MSR exists with.
-[[nodiscard]] bool exists(const CpuModel& model, u32 index) {
+[[nodiscard]] bool exists(const CpuModel& model, const cpu::CpuState& state, u32 index) {
+  if (fixed_mtrr(index) || variable_mtrr(state, index)) return model.has(Feature::MTRR);
   switch (static_cast<Msr>(index)) {
+    case Msr::IA32_MTRRCAP:
+    case Msr::IA32_MTRR_DEF_TYPE: return model.has(Feature::MTRR);
+    case Msr::IA32_MCG_CAP:
+    case Msr::IA32_MCG_STATUS: return model.has(Feature::MCA);
+    case Msr::IA32_PAT: return model.has(Feature::PAT);
+    case Msr::IA32_TSC: return model.has(Feature::TSC);
+    case Msr::IA32_SYSENTER_CS:
+    case Msr::IA32_SYSENTER_ESP:
+    case Msr::IA32_SYSENTER_EIP: return model.has(Feature::SEP);
+    case Msr::IA32_STAR:
+    case Msr::IA32_LSTAR:
+    case Msr::IA32_CSTAR:
+    case Msr::IA32_FMASK: return model.has(Feature::SYSCALL);
+    case Msr::IA32_FS_BASE:
+    case Msr::IA32_GS_BASE:
+    case Msr::IA32_KERNEL_GS_BASE: return model.has(Feature::LM);
+    case Msr::IA32_EFER: return model.efer_allowed() != 0;
     case Msr::IA32_SPEC_CTRL: return model.has(Feature::SPEC_CTRL);
     case Msr::IA32_PRED_CMD: return model.has(Feature::SPEC_CTRL);
     case Msr::IA32_FLUSH_CMD: return false;  // not offered
     case Msr::IA32_ARCH_CAPABILITIES: return model.has(Feature::ARCH_CAPABILITIES);
+    case Msr::IA32_APIC_BASE: return model.has(Feature::APIC);
     case Msr::IA32_XSS: return model.has(Feature::XSAVES);
     case Msr::IA32_TSC_AUX: return model.has(Feature::RDTSCP) || model.has(Feature::RDPID);
     case Msr::IA32_TSC_ADJUST: return model.has(Feature::TSC_ADJUST);
@@ -132,7 +151,7 @@ void move_tsc(Core& core, u64 delta) {
 
 /// Values that a plain MSR refuses (SDM 4, table 2-2).
 [[nodiscard]] bool acceptable(Core& core, u32 index, u64 value) {
-  const unsigned width = core.state().linear_bits();
+  const unsigned width = core.context.model->linear_bits();
   if (fixed_mtrr(index)) return all_valid_types(value, false);
   switch (static_cast<Msr>(index)) {
     case Msr::IA32_SYSENTER_ESP:
@@ -161,7 +180,7 @@ void move_tsc(Core& core, u64 delta) {
 
 std::optional<u64> read_msr(Core& core, u32 index) {
   cpu::CpuState& state = core.state();
-  if (!exists(*core.context.model, index)) return std::nullopt;
+  if (!exists(*core.context.model, state, index)) return std::nullopt;
   if (index >= number(Msr::IA32_X2APIC_FIRST) && index <= number(Msr::IA32_X2APIC_LAST))
     return core.context.apic->msr_read(index);
   if (const u64* value = plain_value(state, index)) return *value;
@@ -183,7 +202,7 @@ std::optional<u64> read_msr(Core& core, u32 index) {
 
 bool write_msr(Core& core, u32 index, u64 value) {
   cpu::CpuState& state = core.state();
-  if (!exists(*core.context.model, index)) return false;
+  if (!exists(*core.context.model, state, index)) return false;
   if (index >= number(Msr::IA32_X2APIC_FIRST) && index <= number(Msr::IA32_X2APIC_LAST))
     return core.context.apic->msr_write(index, value);
   if (const auto i = variable_mtrr(state, index)) return write_variable_mtrr(core, *i, value);
@@ -192,6 +211,7 @@ bool write_msr(Core& core, u32 index, u64 value) {
     case Msr::IA32_TSC: move_tsc(core, value - guest_tsc(state)); return true;
     case Msr::IA32_TSC_ADJUST: move_tsc(core, value - state.msr.tsc_adjust); return true;
     case Msr::IA32_APIC_BASE: {
+      if ((value & apic_base::EXTD) != 0 && !core.context.model->has(Feature::X2APIC)) return false;
       const bool accepted = core.context.apic->set_base_msr(value);
       core.mmu.flush();  // the register page may have moved
       return accepted;

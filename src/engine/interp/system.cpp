@@ -82,6 +82,7 @@ Outcome cpuid(Core& core, const Op&) {
       .xcr0 = state.xcr0,
       .xss = state.msr.xss,
       .misc_enable = state.msr.misc_enable,
+      .apic_enabled = (core.context.apic->base_msr() & apic_base::EN) != 0,
   });
   core.set_gpr<u32>(kRax, result.eax);
   core.set_gpr<u32>(kRbx, result.ebx);
@@ -147,7 +148,8 @@ Outcome invpcid(Core& core, const Op& op) {
   if (type <= kSingleContext && (low >> 12) != 0) return core.raise(Fault::gp());
   if (type <= kSingleContext && (low & 0xFFF) != 0 && (state.cr4 & cr4::PCIDE) == 0)
     return core.raise(Fault::gp());
-  if (type == kIndividual && !is_canonical(linear, state.linear_bits())) return core.raise(Fault::gp());
+  if (type == kIndividual && !is_canonical(linear, core.context.model->linear_bits()))
+    return core.raise(Fault::gp());
   core.mmu.flush();
   return Outcome::kEndBlock;
 }

@@ -247,7 +247,7 @@ Outcome write_base(Core& core, const Op& op) {
   cpu::CpuState& state = core.state();
   if (!core.code64() || (state.cr4 & cr4::FSGSBASE) == 0) return core.raise(Fault::ud());
   const u64 base = truncate(state.gpr[op.insn.operands[0].reg], op.insn.operands[0].size);
-  if (!is_canonical(base, state.linear_bits())) return core.raise(Fault::gp());
+  if (!is_canonical(base, core.context.model->linear_bits())) return core.raise(Fault::gp());
   state.seg(kSegment).base = base;
   return Outcome::kNext;
 }

@@ -208,9 +208,15 @@ class PendingWrites {
   void add(u32 offset, u32 size) { pieces_.push_back({offset, size}); }
   [[nodiscard]] Bytes area() { return area_; }
 
-  [[nodiscard]] MaybeFault commit(const GuestAccess& access, u8 segment, u64 base) const {
+  /// The fault of the lowest byte that cannot be written.
+  [[nodiscard]] MaybeFault probe(const GuestAccess& access, u8 segment, u64 base) {
+    std::ranges::sort(pieces_, {}, &Piece::offset);
     for (const Piece& piece : pieces_)
       if (MaybeFault fault = access.probe_write(segment, base + piece.offset, piece.size)) return fault;
+    return {};
+  }
+  [[nodiscard]] MaybeFault commit(const GuestAccess& access, u8 segment, u64 base) {
+    if (MaybeFault fault = probe(access, segment, base)) return fault;
     for (const Piece& piece : pieces_)
       if (MaybeFault fault =
               access.write(segment, base + piece.offset, std::span(area_).subspan(piece.offset, piece.size)))
@@ -315,8 +321,6 @@ void XsaveArea::collect(PendingWrites& writes, unsigned component, const Layout&
 
 MaybeFault XsaveArea::save(u64 requested, bool optimized) {
   if (MaybeFault fault = check_alignment(kExtendedOffset, AccessKind::kWrite)) return fault;
-  std::array<u8, 8> old{};
-  if (MaybeFault fault = access_.read(memory_.segment, base_ + kHeaderOffset, old)) return fault;
   const u64 used = components_in_use(state_, model_);
   PendingWrites writes;
   const Layout layout(model_.xsave_layout(), 0);
@@ -326,8 +330,12 @@ MaybeFault XsaveArea::save(u64 requested, bool optimized) {
     put_mxcsr(state_.fpu, model_.mxcsr_mask(), writes.area());
     writes.add(kMxcsrOffset, 8);
   }
-  put(writes.area(), kHeaderOffset, (get<u64>(old, 0) & ~requested) | (used & requested));
+  // XSTATE_BV is modified: a fault on the area is one of writing it.
   writes.add(kHeaderOffset, 8);
+  if (MaybeFault fault = writes.probe(access_, memory_.segment, base_)) return fault;
+  std::array<u8, 8> old{};
+  if (MaybeFault fault = access_.read(memory_.segment, base_ + kHeaderOffset, old)) return fault;
+  put(writes.area(), kHeaderOffset, (get<u64>(old, 0) & ~requested) | (used & requested));
   return writes.commit(access_, memory_.segment, base_);
 }
 

@@ -126,7 +126,7 @@ bool in_model(const ZydisDecodedInstruction& decoded) {
   insn.mnemonic = decoded.mnemonic;
   insn.isa_set = decoded.meta.isa_set;
   insn.modrm = static_cast<u8>(decoded.raw.modrm.mod << 6);
-  return kHost.allows(insn);
+  return kHost.allows(insn, x86::CodeSize::k64);
 }
 
 constexpr u8 kLinuxSyscallVector = 0x80;

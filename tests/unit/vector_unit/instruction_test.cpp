@@ -197,7 +197,9 @@ std::string hex(std::span<const u8> bytes) {
 bool InstructionTest::try_candidate(const Candidate& candidate) {
   x86::Insn insn;
   if (x86::decode(candidate.bytes, x86::CodeSize::k64, insn) != x86::DecodeStatus::kOk) return false;
-  if (!interp::VectorUnit::handles(insn) || !guest_.model().allows(insn) || excluded(insn)) return false;
+  if (!interp::VectorUnit::handles(insn) || !guest_.model().allows(insn, x86::CodeSize::k64) ||
+      excluded(insn))
+    return false;
   ++tried_;
   cpu::CpuState& state = guest_.state;
   for (auto& gpr : state.gpr) gpr = random_();

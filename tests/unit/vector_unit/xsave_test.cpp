@@ -260,6 +260,20 @@ TEST_F(XsaveTest, FaultsLeaveNothingHalfDone) {
   EXPECT_TRUE(before == guest_.state.fpu);
 }
 
+/// The header is read, too, but what matters is that the area is written, from its start.
+TEST_F(XsaveTest, AnAreaThatIsNotMappedIsAWriteAtItsStart) {
+  random_state();
+  request(7);
+  guest_.state.gpr[x86::kRdi] = Guest::kData + kPageSize;
+  for (const Form& form : {kXsave64}) {
+    const auto fault = run(form);
+    ASSERT_TRUE(fault) << form.name;
+    EXPECT_EQ(fault->vector, x86::kPF) << form.name;
+    EXPECT_EQ(fault->address, Guest::kData + kPageSize) << form.name;
+    EXPECT_EQ(fault->error_code, x86::pf::W) << form.name;
+  }
+}
+
 /// FIP is kept as wide as linear addresses can be, FDP whole.
 TEST_F(XsaveTest, PointersThatAreNotCanonical) {
   random_state();

@@ -26,7 +26,7 @@ std::optional<CpuModel> model(std::string_view name) {
 bool allows(const CpuModel& cpu, std::vector<u8> bytes) {
   Insn insn;
   EXPECT_EQ(decode(bytes, CodeSize::k64, insn), DecodeStatus::kOk);
-  return cpu.allows(insn);
+  return cpu.allows(insn, CodeSize::k64);
 }
 
 CpuidResult cpuid(const CpuModel& cpu, u32 leaf, u32 subleaf = 0) {

@@ -48,6 +48,7 @@ INSTANTIATE_TEST_SUITE_P(
         WrongCall{"UnknownEngine", {"run", kKernel, "--engine", "intrep"}, "did you mean 'interp'?"},
         WrongCall{"UnknownDevice", {"run", kKernel, "--device", "floppy"}, "isa-debug-exit"},
         WrongCall{"UnknownCpu", {"run", kKernel, "--cpu", "486"}, "x86-64-v2"},
+        WrongCall{"UnknownCpuFeature", {"run", kKernel, "--cpu", "host,+MONITR"}, "did you mean MONITOR?"},
         WrongCall{"UnknownSerial", {"run", kKernel, "--serial", "tcp"}, "stdio"},
         WrongCall{"SizeWithoutUnit", {"run", kKernel, "--memory", "512"}, "512M"},
         WrongCall{"NegativeSize", {"run", kKernel, "--memory=-1G"}, "--memory"},
