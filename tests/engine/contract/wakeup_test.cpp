@@ -103,7 +103,7 @@ TEST_P(UserLoopTest, AnInterruptHeldBackComesAfterPopf) {
 /// the flag is set; the handler sets the flag.
 class HaltRaceTest : public WakeupTest {
  protected:
-  static constexpr u32 kRounds = 200;
+  static constexpr u32 kRounds = 100;
   static constexpr u8 kRound = 0;
   static constexpr u8 kFlag = 4;
   static constexpr u64 kApic = 0x60'0000;
