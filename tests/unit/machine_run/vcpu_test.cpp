@@ -65,6 +65,11 @@ class VcpuTest : public testing::Test, public VcpuOwner {
     return !changed_.wait_for(lock, 2ms, [this] { return !notes_.empty(); });
   }
 
+  /// A busy host may be slow to run the vCPU's thread: requests must not meet there.
+  void wait_until_taken(u32 events) {
+    for (int i = 0; i < 10000 && (events_.pending() & events) != 0; ++i) std::this_thread::sleep_for(1ms);
+  }
+
   void make(unsigned index, ScriptedEngine::Step step) {
     const cpu::VcpuContext context = {.index = index, .topology = {2}, .apic = &apic_, .events = &events_};
     vcpu_ =
@@ -218,8 +223,10 @@ TEST_F(VcpuTest, ApplicationProcessorStartsBySipiOnly) {
   EXPECT_EQ(next(), "at 9a000");
   events_.sipi_vector = 0x10;
   events_.request(VcpuEvents::kSipi);
+  wait_until_taken(VcpuEvents::kSipi);
   EXPECT_TRUE(quiet()) << "a second SIPI is ignored";
   events_.request(VcpuEvents::kInit);
+  wait_until_taken(VcpuEvents::kInit);
   EXPECT_TRUE(quiet());
   events_.request(VcpuEvents::kSipi);
   EXPECT_EQ(next(), "at 10000");
