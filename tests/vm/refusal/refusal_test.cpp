@@ -109,16 +109,16 @@ class RefusalTest : public testing::Test {
 
   /// Each call that vert makes, refused for good; and those that may be scarce, refused once.
   static void refuse_each(const Scenario& scenario) {
+    if (!long_tests()) GTEST_SKIP() << "SKIP: takes minutes; VERT_TEST_LONG=1 runs it";
     const RefusedRun all = run_refused(scenario.arguments, {}, scenario.act);
     ASSERT_EQ(all.end.status, scenario.works) << all.output << all.errors;
-    const unsigned times = long_tests() ? 1000 : 1;
+    constexpr unsigned kTimes = 1000;
     for (const auto& [number, count] : all.calls) {
       if (kNeverRefused.contains(number)) continue;
       run_with(scenario, {.numbers = {number}, .error_number = EPERM, .path_prefix = {}, .only = {}});
-      if (long_tests())
-        run_with(scenario, {.numbers = {number}, .error_number = ENOSYS, .path_prefix = {}, .only = {}});
+      run_with(scenario, {.numbers = {number}, .error_number = ENOSYS, .path_prefix = {}, .only = {}});
       const auto scarce = kScarce.find(number);
-      for (unsigned i = 0; scarce != kScarce.end() && i < std::min(count, times); ++i)
+      for (unsigned i = 0; scarce != kScarce.end() && i < std::min(count, kTimes); ++i)
         run_with(scenario,
                  {.numbers = {number}, .error_number = scarce->second, .path_prefix = {}, .only = i});
     }
