@@ -148,7 +148,7 @@ TEST_F(ControlTest, ConsoleReplaysTakesKeysAndLeaves) {
   console.send("hello\x03\x1a");
   EXPECT_TRUE(console.expect("hello\x03\x1a", 10s)) << console.output();
   console.send("\x01?");
-  EXPECT_TRUE(console.expect("Ctrl-A d leaves", 10s));
+  EXPECT_TRUE(console.expect("Ctrl-A d detaches (the VM keeps running)", 10s));
   console.send(
       "\x01"
       "d");
