@@ -85,7 +85,7 @@ class Session {
  private:
   /// An unnamed VM in the foreground runs without a folder if the host has no place for one.
   Status claim_folder(bool background) {
-    const Status claimed = claim_folder();
+    Status claimed = claim_folder();
     if (claimed || background || !plan_.name.empty()) return claimed;
     folder_.reset();
     print_error(fmt::format("vert: this VM will not show up in 'vert ls': {}\n", claimed.error().message));
