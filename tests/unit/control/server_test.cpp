@@ -374,6 +374,8 @@ TEST_F(ServerTest, WatcherThatReadsNothingHoldsNobodyUpForLong) {
   RawClient lazy(path());
   ASSERT_TRUE(lazy.send(kConsole));
   EXPECT_TRUE(lazy.read_until("\r\n\r\n").starts_with("HTTP/1.1 101"));
+  say("ready");  // it watches once this comes
+  EXPECT_TRUE(lazy.read_until("ready").ends_with("ready"));
   const auto begin = std::chrono::steady_clock::now();
   const std::string line(1024, 'x');
   for (int i = 0; i < 2000; ++i) say(line);
