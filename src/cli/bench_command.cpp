@@ -1,4 +1,4 @@
-// `vert bench`: how fast guests run here, against bare metal and QEMU.
+// `vert bench`: compares the speed of guests with bare metal and QEMU.
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,42 +18,43 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
-  Every engine that can run here, QEMU if it is installed, in a few minutes:
+  All available engines, and QEMU if it is installed; takes a few minutes:
     vert bench
-  The counts of the lecture that these programs come from, and the results as data and as a chart:
+  The original iteration counts, with results as JSON and as a chart:
     vert bench --full --json bench.json --svg bench.svg
   One engine, one run:
     vert bench --engines bare,interp --runs 1
-  Many kinds of work, with geometric means; only two of them:
+  The full suite, with geometric means; or only two of its programs:
     vert bench --suite --json suite.json --svg suite.svg
     vert bench --only qsort,sha256
 
-The programs: sum adds in a loop; getppid makes the cheapest system call; gettimeofday reads the clock; forkwait
-makes processes and waits for them; --list shows those of the suite. Slow engines do fewer turns unless --full is
-given; ratios are of the time for each turn. Times are the guest's own; 'clock' checks them against the host's.
-What a guest computes must be what bare metal computes.
+Programs: sum (an adding loop), getppid (the cheapest system call), gettimeofday (reads the clock) and forkwait
+(creates processes and waits for them); --list shows the suite. Slow engines run fewer iterations unless --full is
+given; ratios compare the time per iteration. Times are measured in the guest; 'clock' compares them with the host's
+clock. A guest whose result differs from bare metal's fails the benchmark.
 
-Exit status: 0 if all was measured (or QEMU is not installed), else 1.)";
+Exit status: 0 if everything was measured (QEMU may be missing), else 1.)";
 
 constexpr unsigned kMaxRuns = 100;
 
 class BenchCommand final : public Command {
  public:
   explicit BenchCommand(CLI::App& parent)
-      : app_(*parent.add_subcommand("bench", "Measure guests against bare metal and QEMU")) {
+      : app_(*parent.add_subcommand("bench", "Compare guests with bare metal and QEMU")) {
     app_.add_option("--engines", engines_,
-                    "What to measure, as bare,bt,interp,qemu (default all that can run)")
+                    "What to measure, such as bare,bt,interp,qemu (default: all available)")
         ->type_name("LIST");
-    app_.add_flag("--full", full_, "The lecture's counts on every engine; takes long");
-    app_.add_flag("--suite", suite_, "All programs, the best of their runs, and geometric means");
-    app_.add_option("--only", only_, "These programs of the suite, as qsort,sha256")->type_name("LIST");
-    app_.add_flag("--list", list_, "Show the programs, measure nothing");
+    app_.add_flag("--full", full_, "Use the original iteration counts on every engine; slow");
+    app_.add_flag("--suite", suite_, "Run the whole suite; report the best runs and geometric means");
+    app_.add_option("--only", only_, "Run only these programs of the suite, such as qsort,sha256")
+        ->type_name("LIST");
+    app_.add_flag("--list", list_, "List the programs and exit");
     app_.add_option("--runs", runs_, "Runs of each program (default 5)")->type_name("N");
     app_.add_option("--kernel", options_.kernel,
-                    "Linux for the guests (default Debian's, from './dev fetch')")
+                    "Linux kernel for the guests (default: Debian's, from './dev fetch')")
         ->type_name("FILE");
-    app_.add_option("--json", json_, "Write all results there")->type_name("FILE");
-    app_.add_option("--svg", svg_, "Write a bar chart there")->type_name("FILE");
+    app_.add_option("--json", json_, "Write all results to this file")->type_name("FILE");
+    app_.add_option("--svg", svg_, "Write a bar chart to this file")->type_name("FILE");
     app_.footer(kExamples);
   }
 
@@ -77,8 +78,8 @@ class BenchCommand final : public Command {
       if (result.measured()) {
         if (!is_suite()) print_out(bench_rows(result) + "\n");
       } else {
-        print_error(fmt::format("vert: {} {}: {}\n", engine, result.skipped ? "is skipped" : "failed",
-                                result.failure));
+        print_error(
+            fmt::format("vert: {} {}: {}\n", engine, result.skipped ? "skipped" : "failed", result.failure));
         if (!result.skipped) status = kExitFailure;
       }
       std::fflush(stdout);
@@ -101,7 +102,7 @@ class BenchCommand final : public Command {
     std::vector<std::string> chosen;
     for (const std::string& name : CLI::detail::split(engines_, ',')) {
       if (std::ranges::find(known, name) == known.end()) {
-        return make_error("unknown engine '{}'; it can be {}", name, join_alternatives(known));
+        return make_error("unknown engine '{}'; choose {}", name, join_alternatives(known));
       }
       if (std::ranges::find(chosen, name) == chosen.end()) chosen.push_back(name);
     }
@@ -112,8 +113,7 @@ class BenchCommand final : public Command {
 
   Status choose_work() {
     const bool suite = suite_ || !only_.empty();
-    if (full_ && suite)
-      return make_error("--full is for the lecture's four programs, without --suite and --only");
+    if (full_ && suite) return make_error("--full cannot be combined with --suite or --only");
     options_.scale = suite ? BenchScale::suite : full_ ? BenchScale::lecture_full : BenchScale::lecture;
     VERT_ASSIGN(options_.programs, choose_programs(options_.scale, only_));
     return {};
@@ -123,7 +123,7 @@ class BenchCommand final : public Command {
     char* end = nullptr;
     const unsigned long runs = std::strtoul(runs_.c_str(), &end, 10);
     if (*end != '\0' || runs < 1 || runs > kMaxRuns) {
-      return make_error("--runs {}: choose a number from 1 to {}", runs_, kMaxRuns);
+      return make_error("--runs {}: must be a number from 1 to {}", runs_, kMaxRuns);
     }
     options_.runs = static_cast<unsigned>(runs);
     const std::string programs = program_folder() + "/bench/guest";

@@ -48,18 +48,18 @@ Result<DebugOptions> parse_debug_options(std::span<const std::string> words) {
     const std::string what = word.substr(0, equals);
     const std::string file = equals == std::string::npos ? "" : word.substr(equals + 1);
     if (equals != std::string::npos && file.empty())
-      return make_error("--debug {}: name a file behind the '=', or leave it out", word);
+      return make_error("--debug {}: add a file name after '=', or leave out the '='", word);
     if (what == "engine") {
       options.counters = {true, file};
     } else if (what == "hot-blocks") {
       options.samples = {true, file};
     } else if (what == "perf-map") {
-      if (!file.empty()) return make_error("--debug perf-map takes no file: perf finds it in /tmp by itself");
+      if (!file.empty()) return make_error("--debug perf-map takes no file: perf expects it in /tmp");
       options.perf_map = true;
     } else if (const auto hint = closest_match(what, kDebugWords)) {
       return make_error("unknown --debug '{}'; did you mean '{}'?", what, *hint);
     } else {
-      return make_error("unknown --debug '{}'; it can be {}", what, join_alternatives(kDebugWords));
+      return make_error("unknown --debug '{}'; choose {}", what, join_alternatives(kDebugWords));
     }
   }
   return options;

@@ -1,4 +1,4 @@
-// `vert explain`: guest code beside what the translator makes of it, from a program or a running machine.
+// `vert explain`: shows guest code with its translation, from a program or a running VM.
 #include <limits>
 #include <string>
 
@@ -10,49 +10,48 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
-  The entry point of a program; a function of one that has symbols:
+  The entry point of a program, or a function by name:
     vert explain /usr/bin/env
     vert explain ./qsort compare
-  A piece of it, or the one block that begins at an address:
+  A range of addresses, or the single block at an address:
     vert explain ./qsort 0x401126-0x401150
     vert explain ./qsort 0x401126
-  Instructions as bytes: push rbp; mov rbp, rsp; pop rbp; ret
+  Instructions as bytes (push rbp; mov rbp, rsp; pop rbp; ret):
     vert explain --bytes '55 48 89 e5 5d c3'
-  The same as kernel code, and at another address:
+  The same, as kernel code at another address:
     vert explain --bytes '55 48 89 e5 5d c3' --mode kernel --address 0xffffffff81000000
-  What a running machine spends its time with: it looks for three seconds (--seconds), then shows the hottest
-  blocks, each beside its translation:
+  Sample a running VM for three seconds (--seconds), then list its hottest blocks:
     vert explain --vm web --hottest 5
-  Code that lies in a running machine's memory, as one of its processors sees it:
+  Code in a running VM's memory, as one of its vCPUs sees it:
     vert explain --vm web --range 0xffffffff81000000..0xffffffff81000040
 
-How to read it: each guest instruction is followed by its host's, indented. Most are copies; memory operands get
-a check against a table of translated pages. What usually does not run (misses, exits) is marked 'cold'.
-The hottest blocks of a machine's whole life: vert run --debug hot-blocks ...)";
+Each guest instruction is followed by its host instructions, indented. Most are plain copies; memory operands are
+looked up in the soft TLB first. Code that rarely runs (misses, exits) is marked 'cold'.
+To profile a VM over its whole life, use 'vert run --debug hot-blocks ...'.)";
 
 class ExplainCommand final : public Command {
  public:
   explicit ExplainCommand(CLI::App& parent)
-      : app_(*parent.add_subcommand("explain", "Show guest code beside its translation")) {
-    app_.add_option("PROGRAM", program_, "An ELF program for x86-64 or i386")->type_name("");
+      : app_(*parent.add_subcommand("explain", "Show guest code with its translation")) {
+    app_.add_option("PROGRAM", program_, "ELF program for x86-64 or i386")->type_name("");
     app_.add_option("WHERE", where_,
-                    "A function, ADDRESS or ADDRESS-ADDRESS (default: main, else the entry point)")
+                    "Function, ADDRESS or ADDRESS-ADDRESS (default: main, else the entry point)")
         ->type_name("");
     app_.add_option("--bytes", bytes_, "Instructions as hexadecimal bytes, instead of a program")
         ->type_name("BYTES");
-    app_.add_option("--address", address_, "Where --bytes lie (default 0x401000)")->type_name("ADDRESS");
-    app_.add_option("--mode", mode_, "user, kernel or user32 (default: user, or user32 for i386 programs)")
+    app_.add_option("--address", address_, "Address of --bytes (default 0x401000)")->type_name("ADDRESS");
+    app_.add_option("--mode", mode_,
+                    "Translate as user, kernel or user32 code (default: user, or user32 for i386 programs)")
         ->type_name("MODE");
-    vm_option_ = app_.add_option("--vm", vm_.name, "A running machine (its name, if there are several)")
+    vm_option_ = app_.add_option("--vm", vm_.name, "Running VM (the name is optional if there is only one)")
                      ->type_name("[NAME]")
                      ->expected(0, 1);
-    app_.add_option("--hottest", vm_.hottest, "With --vm: how many of the hottest blocks (default 10)")
+    app_.add_option("--hottest", vm_.hottest, "With --vm: number of hot blocks to show (default 10)")
         ->type_name("K");
-    app_.add_option("--seconds", vm_.seconds, "With --vm: how long to look for them (default 3)")
-        ->type_name("S");
-    app_.add_option("--range", vm_.range, "With --vm: code from address A to B; or the block at A")
+    app_.add_option("--seconds", vm_.seconds, "With --vm: seconds to sample (default 3)")->type_name("S");
+    app_.add_option("--range", vm_.range, "With --vm: code from address A to B, or the block at A")
         ->type_name("A..B");
-    app_.add_option("--vcpu", vm_.vcpu, "With --range: as this processor sees it (default 0)")
+    app_.add_option("--vcpu", vm_.vcpu, "With --range: the vCPU whose address space to use (default 0)")
         ->type_name("N");
     app_.footer(kExamples);
   }
@@ -62,9 +61,9 @@ class ExplainCommand final : public Command {
   Result<int> run() override {
     const bool of_vm = vm_option_->count() != 0;
     if (!of_vm && !(vm_.hottest + vm_.seconds + vm_.range + vm_.vcpu).empty())
-      return make_error("--hottest, --seconds, --range and --vcpu are for --vm");
+      return make_error("--hottest, --seconds, --range and --vcpu need --vm");
     if ((program_.empty() ? 0 : 1) + (bytes_.empty() ? 0 : 1) + (of_vm ? 1 : 0) != 1)
-      return make_error("give one of a program, --bytes and --vm (see 'vert explain --help')");
+      return make_error("name a program, or use --bytes or --vm (see 'vert explain --help')");
     if (of_vm) return explain_running();
     VERT_ASSIGN(const std::string text, bytes_.empty() ? explain_program() : explain_bytes());
     print_out(text);
@@ -89,7 +88,7 @@ class ExplainCommand final : public Command {
   }
 
   Result<std::string> explain_program() const {
-    if (!address_.empty()) return make_error("--address is for --bytes; a program's addresses are its own");
+    if (!address_.empty()) return make_error("--address needs --bytes; a program has its own addresses");
     VERT_ASSIGN(const ProgramFile program, ProgramFile::read(program_));
     VERT_ASSIGN(const machine::CodeKind kind, parse_code_kind(!mode_.empty()       ? mode_
                                                               : program.is_64bit() ? "user"

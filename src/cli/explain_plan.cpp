@@ -16,13 +16,13 @@ std::string_view without_prefix(std::string_view text) {
 
 Error unknown_function(const ProgramFile& program, const std::string& name, const std::string& where) {
   if (program.functions().empty())
-    return {
-        fmt::format("{} has no symbols (it is stripped); give an address, as 0x{:x}", name, program.entry())};
+    return {fmt::format("{} has no symbols (it is stripped); give an address, such as 0x{:x}", name,
+                        program.entry())};
   std::vector<std::string> names;
   for (const ProgramSymbol& symbol : program.functions()) names.push_back(symbol.name);
   if (const auto hint = closest_match(where, names))
     return {fmt::format("{} has no function '{}'; did you mean '{}'?", name, where, *hint)};
-  return {fmt::format("{} has no function '{}'; 'nm -D {}' or 'nm {}' lists those it has", name, where, name,
+  return {fmt::format("{} has no function '{}'; 'nm -D {}' or 'nm {}' lists its functions", name, where, name,
                       name)};
 }
 
@@ -56,7 +56,7 @@ Result<std::vector<u8>> parse_hex_bytes(std::string_view text) {
       bytes.push_back(byte);
     }
   }
-  if (bytes.empty()) return make_error("--bytes: no bytes are given; write them as '48 89 e5 c3'");
+  if (bytes.empty()) return make_error("--bytes: no bytes given; write them as '48 89 e5 c3'");
   return bytes;
 }
 
@@ -74,7 +74,7 @@ Result<machine::CodeKind> parse_code_kind(const std::string& text) {
   if (text == known[0]) return machine::CodeKind::kUser;
   if (text == known[1]) return machine::CodeKind::kKernel;
   if (text == known[2]) return machine::CodeKind::kUser32;
-  return make_error("--mode {}: it can be {}", text, join_alternatives(known));
+  return make_error("--mode {}: choose {}", text, join_alternatives(known));
 }
 
 Result<ExplainedRange> choose_code(const ProgramFile& program, const std::string& name,
@@ -90,7 +90,8 @@ Result<ExplainedRange> choose_code(const ProgramFile& program, const std::string
   if (!first) return std::unexpected(unknown_function(program, name, where));
   if (dash == std::string::npos) return ExplainedRange{*first, 0};
   VERT_ASSIGN(const u64 end, parse_address(where.substr(dash + 1)));
-  if (end <= *first) return make_error("{} is empty: the second address must lie behind the first", where);
+  if (end <= *first)
+    return make_error("{} is empty: the second address must be greater than the first", where);
   return ExplainedRange{*first, end - *first};
 }
 

@@ -24,7 +24,7 @@ Result<u64> parse_number(const char* option, const std::string& text, u64 otherw
   const char* const end = text.data() + text.size();
   const auto [rest, error] = std::from_chars(text.data(), end, number);
   if (error != std::errc{} || rest != end || number < least || number > most)
-    return make_error("{} {}: choose a number from {} to {}", option, text, least, most);
+    return make_error("{} {}: must be a number from {} to {}", option, text, least, most);
   return number;
 }
 
@@ -36,7 +36,8 @@ Result<std::string> explain_range(const control::LivingMachine& machine, const E
   if (dots != std::string::npos) {
     VERT_ASSIGN(const u64 end, parse_address(request.range.substr(dots + 2)));
     if (end <= begin)
-      return make_error("--range {} is empty: the second address must lie behind the first", request.range);
+      return make_error("--range {} is empty: the second address must be greater than the first",
+                        request.range);
     arguments["end"] = fmt::format("{:#x}", end);
   }
   if (!request.mode.empty()) {
@@ -58,7 +59,7 @@ Result<std::string> explain_hottest(const control::LivingMachine& machine, const
                                                std::chrono::seconds(seconds) + kPatience));
   std::vector<cpu::SampleReport> reports;
   const auto vcpus = answer.find("vcpus");
-  if (vcpus == answer.end() || !vcpus->is_array()) return make_error("the machine tells no samples");
+  if (vcpus == answer.end() || !vcpus->is_array()) return make_error("the VM reported no samples");
   for (const json& vcpu : *vcpus) {
     VERT_ASSIGN(auto groups,
                 control::groups_from_json(vcpu.is_object() ? vcpu.value("groups", json()) : json()));
@@ -71,9 +72,9 @@ Result<std::string> explain_hottest(const control::LivingMachine& machine, const
 
 Result<std::string> explain_vm(const ExplainVmRequest& request) {
   if (!request.range.empty() && (!request.hottest.empty() || !request.seconds.empty()))
-    return make_error("--range shows code that lies there, --hottest what runs most: give one of them");
+    return make_error("--range cannot be combined with --hottest or --seconds");
   if (request.range.empty() && !(request.vcpu + request.mode).empty())
-    return make_error("--vcpu and --mode are for --range");
+    return make_error("--vcpu and --mode need --range");
   VERT_ASSIGN(const auto machine, find_machine(request.name));
   return request.range.empty() ? explain_hottest(machine, request) : explain_range(machine, request);
 }

@@ -1,4 +1,4 @@
-// `vert info`: all about one machine, with what its engine has counted.
+// `vert info`: shows a VM's configuration, state and engine counters.
 #include <time.h>
 
 #include <algorithm>
@@ -17,13 +17,12 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kExamples = R"(Examples:
-  vert info                        the only machine that runs
-  vert info web                    the machine 'web': its set-up, its state, and what its engine counted
-  vert info web --json             the same for programs
+  vert info                        the only running VM
+  vert info web                    configuration, state and engine counters of 'web'
+  vert info web --json             the same as JSON
 
-Engine bt counts blocks translated, how full the code cache is, exits from translated code by reason, misses in
-the table of translated pages, and faults. To read the counters, the processors are stopped for some
-microseconds.)";
+Engine bt counts translated blocks, code cache usage, exits from translated code by reason, soft TLB misses and
+faults. Reading the counters stops the vCPUs for a few microseconds.)";
 
 std::string row(std::string_view what, std::string_view value) {
   return fmt::format("  {:<18}{}\n", what, value);
@@ -43,8 +42,8 @@ std::string describe(const std::string& name, const json& info) {
          row("up since", fmt::format("{} ({})", format_time(started),
                                      format_duration(now > started ? now - started : 0))) +
          row("engine", text_at(info, "/vert/engine")) +
-         row("processors", fmt::format("{}, model {}", text_at(info, "/config/cpus/boot_vcpus"),
-                                       text_at(info, "/config/vert/cpu_model"))) +
+         row("vCPUs", fmt::format("{}, model {}", text_at(info, "/config/cpus/boot_vcpus"),
+                                  text_at(info, "/config/vert/cpu_model"))) +
          row("memory", format_size(number_at(info, "/config/memory/size"))) +
          optional_row(info, "kernel", "/config/payload/kernel") +
          optional_row(info, "initial RAM disk", "/config/payload/initramfs") +
@@ -57,7 +56,7 @@ std::string describe(const std::string& name, const json& info) {
 Result<std::string> describe_counters(const json& answer) {
   std::vector<std::vector<cpu::CounterGroup>> vcpus;
   const auto list = answer.find("vcpus");
-  if (list == answer.end() || !list->is_array()) return make_error("the machine tells no counters");
+  if (list == answer.end() || !list->is_array()) return make_error("the VM reported no counters");
   for (const json& vcpu : *list) {
     VERT_ASSIGN(auto groups,
                 control::groups_from_json(vcpu.is_object() ? vcpu.value("groups", json()) : json()));
@@ -68,9 +67,10 @@ Result<std::string> describe_counters(const json& answer) {
 
 class InfoCommand final : public Command {
  public:
-  explicit InfoCommand(CLI::App& parent) : app_(*parent.add_subcommand("info", "Tell all about a machine")) {
+  explicit InfoCommand(CLI::App& parent)
+      : app_(*parent.add_subcommand("info", "Show a VM's configuration, state and counters")) {
     add_machine_name(app_, name_);
-    app_.add_flag("--json", json_, "As JSON");
+    app_.add_flag("--json", json_, "Print JSON");
     app_.footer(kExamples);
   }
 

@@ -1,4 +1,4 @@
-// `vert ls`: the machines of this user that run.
+// `vert ls`: lists this user's running VMs.
 #include <time.h>
 
 #include <algorithm>
@@ -16,12 +16,10 @@ namespace {
 using nlohmann::json;
 
 constexpr const char* kExamples = R"(Examples:
-  vert ls                          a table of all machines that run
-  vert ls -q                       their names only, one a line
-  for vm in $(vert ls -q); do vert stop $vm; done
-  vert ls --json                   all that is known, for programs
-
-Machines in the foreground are shown too. What a killed vert left behind is removed on the way.)";
+  vert ls                          list running VMs, in the foreground and in the background
+  vert ls -q                       names only, one per line
+  vert ls --json                   everything, as JSON
+  for vm in $(vert ls -q); do vert stop $vm; done)";
 
 constexpr std::chrono::seconds kPatience{2};
 
@@ -52,9 +50,9 @@ void print_table(const std::vector<std::vector<std::string>>& rows) {
 
 class LsCommand final : public Command {
  public:
-  explicit LsCommand(CLI::App& parent) : app_(*parent.add_subcommand("ls", "List the machines that run")) {
-    app_.add_flag("-q,--quiet", quiet_, "Names only");
-    app_.add_flag("--json", json_, "As JSON");
+  explicit LsCommand(CLI::App& parent) : app_(*parent.add_subcommand("ls", "List running VMs")) {
+    app_.add_flag("-q,--quiet", quiet_, "Print names only");
+    app_.add_flag("--json", json_, "Print JSON");
     app_.footer(kExamples);
   }
 

@@ -15,7 +15,7 @@ Result<control::LivingMachine> find_machine(const std::string& word) {
 }
 
 void add_machine_name(CLI::App& app, std::string& name) {
-  app.add_option("NAME", name, "The machine, or how its name begins; not needed if there is just one")
+  app.add_option("NAME", name, "VM name or an unambiguous prefix; optional if only one VM is running")
       ->type_name("");
 }
 

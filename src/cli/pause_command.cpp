@@ -1,4 +1,4 @@
-// `vert pause` and `vert resume`: a machine's processors and clocks stand still, and go on.
+// `vert pause` and `vert resume`: stop and restart a VM's vCPUs, timers and clocks.
 #include <string>
 
 #include "cli/commands.hpp"
@@ -9,13 +9,13 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kPauseExamples = R"(Examples:
-  vert pause web                   its processors, timers and clocks stand still
-  vert resume web                  and go on as if no time had passed
+  vert pause web                   stop the VM's vCPUs, timers and clocks
+  vert resume web                  continue as if no time had passed
 
-The guest does not notice, but that clocks outside of it are ahead then.)";
+The guest does not notice, except that clocks outside it are ahead afterwards.)";
 
 constexpr const char* kResumeExamples = R"(Examples:
-  vert resume web                  lets a machine go on that 'vert pause web' stopped)";
+  vert resume web                  continue a VM that 'vert pause web' stopped)";
 
 /// A command that is one call without arguments.
 class CallCommand final : public Command {
@@ -43,13 +43,13 @@ class CallCommand final : public Command {
 }  // namespace
 
 std::unique_ptr<Command> make_pause_command(CLI::App& parent) {
-  return std::make_unique<CallCommand>(*parent.add_subcommand("pause", "Let a machine stand still"),
-                                       "vm.pause", kPauseExamples);
+  return std::make_unique<CallCommand>(*parent.add_subcommand("pause", "Pause a VM"), "vm.pause",
+                                       kPauseExamples);
 }
 
 std::unique_ptr<Command> make_resume_command(CLI::App& parent) {
-  return std::make_unique<CallCommand>(*parent.add_subcommand("resume", "Let a paused machine go on"),
-                                       "vm.resume", kResumeExamples);
+  return std::make_unique<CallCommand>(*parent.add_subcommand("resume", "Resume a paused VM"), "vm.resume",
+                                       kResumeExamples);
 }
 
 }  // namespace vert::cli

@@ -138,7 +138,7 @@ Result<RunPlan> make_plan(const RunOptions& options) {
 
 class RunCommand final : public Command {
  public:
-  explicit RunCommand(CLI::App& parent) : app_(*parent.add_subcommand("run", "Run a virtual machine")) {
+  explicit RunCommand(CLI::App& parent) : app_(*parent.add_subcommand("run", "Boot a VM")) {
     app_.add_option("IMAGE", options_.image, "Kernel to boot; same as --kernel")->type_name("");
     app_.add_option("--kernel", options_.kernel, "Kernel: Linux bzImage, ELF (PVH or plain) or multiboot 1")
         ->type_name("FILE");

@@ -1,4 +1,4 @@
-// `vert stop` and `vert kill`: the end of a machine, by its own shutdown or at once.
+// `vert stop` and `vert kill`: shut a VM down cleanly, or at once.
 #include <time.h>
 #include <unistd.h>
 
@@ -17,14 +17,14 @@ using Clock = std::chrono::steady_clock;
 using std::chrono::seconds;
 
 constexpr const char* kStopExamples = R"(Examples:
-  vert stop web                    presses the power button, and waits until the guest has shut down
-  vert stop web --timeout 300      for at most five minutes (default 60 seconds)
-  vert stop web --force            kills it if it has not shut down by then
+  vert stop web                    press the ACPI power button and wait for the guest to shut down
+  vert stop web --timeout 300      wait up to five minutes (default 60 seconds)
+  vert stop web --force            kill the VM if it has not shut down by then
 
-A guest that does not listen to the power button (most do; a bare shell does not) never stops by it.)";
+The guest must handle the power button: distributions do, a bare shell does not.)";
 
 constexpr const char* kKillExamples = R"(Examples:
-  vert kill web                    ends the machine at once, as if the plug were pulled)";
+  vert kill web                    end the VM at once, like pulling the plug)";
 
 constexpr std::chrono::milliseconds kLook{50};
 
@@ -80,11 +80,10 @@ class ProgressLine {
 
 class StopCommand final : public Command {
  public:
-  explicit StopCommand(CLI::App& parent)
-      : app_(*parent.add_subcommand("stop", "Let a machine shut down, and wait for it")) {
+  explicit StopCommand(CLI::App& parent) : app_(*parent.add_subcommand("stop", "Shut down a VM cleanly")) {
     add_machine_name(app_, name_);
-    app_.add_option("--timeout", timeout_, "How long to wait, in seconds (default 60)")->type_name("SECONDS");
-    app_.add_flag("--force", force_, "Kill it if it has not shut down by then");
+    app_.add_option("--timeout", timeout_, "Seconds to wait (default 60)")->type_name("SECONDS");
+    app_.add_flag("--force", force_, "Kill the VM if it has not shut down in time");
     app_.footer(kStopExamples);
   }
 
@@ -103,9 +102,8 @@ class StopCommand final : public Command {
       return kExitOk;
     }
     return make_error(
-        "'{}' has not shut down within {} s: see 'vert console {}' for what it does, wait longer with "
-        "--timeout, "
-        "or end it with 'vert kill {}'",
+        "'{}' did not shut down within {} s; look at 'vert console {}', wait longer with --timeout, or use "
+        "'vert kill {}'",
         machine.name, limit.count(), machine.name, machine.name);
   }
 
@@ -116,7 +114,7 @@ class StopCommand final : public Command {
     const char* const end = timeout_.data() + timeout_.size();
     const auto [rest, error] = std::from_chars(timeout_.data(), end, number);
     if (error != std::errc{} || rest != end || number > kMost)
-      return make_error("--timeout {}: give a number of seconds, as 60", timeout_);
+      return make_error("--timeout {}: must be a number of seconds, such as 60", timeout_);
     return seconds(number);
   }
 
@@ -150,7 +148,7 @@ class StopCommand final : public Command {
 
 class KillCommand final : public Command {
  public:
-  explicit KillCommand(CLI::App& parent) : app_(*parent.add_subcommand("kill", "End a machine at once")) {
+  explicit KillCommand(CLI::App& parent) : app_(*parent.add_subcommand("kill", "End a VM at once")) {
     add_machine_name(app_, name_);
     app_.footer(kKillExamples);
   }

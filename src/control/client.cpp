@@ -54,12 +54,12 @@ class Exchange {
       stream_.async_connect(at, [&](error_code error) { error ? finish(result, error) : write(result); });
       context_.run();
     } catch (const std::exception& exception) {
-      return make_error("cannot reach the machine: {}", exception.what());
+      return make_error("cannot reach the VM: {}", exception.what());
     }
-    if (result == boost::beast::error::timeout) return make_error("the machine does not answer");
+    if (result == boost::beast::error::timeout) return make_error("the VM does not answer");
     if (result == asio::error::connection_refused || result == boost::system::errc::no_such_file_or_directory)
-      return make_error("the machine is not to be reached: it is starting or ending");
-    if (result) return make_error("the machine does not answer: {}", result.message());
+      return make_error("cannot reach the VM: it is starting or ending");
+    if (result) return make_error("the VM does not answer: {}", result.message());
     return {};
   }
 
@@ -100,7 +100,7 @@ Error refusal(unsigned status, const json& body) {
   if (body.is_object())
     if (const auto found = body.find("error"); found != body.end() && found->is_string())
       return {found->get<std::string>()};
-  return {fmt::format("the machine refuses, with HTTP status {}", status)};
+  return {fmt::format("the VM refused the request with HTTP status {}", status)};
 }
 
 }  // namespace
@@ -113,7 +113,7 @@ Result<json> call(const std::string& socket_path, const std::string& method, con
   json answer;
   if (!response.body().empty()) answer = json::parse(response.body(), nullptr, false);
   if (response.result_int() >= kFirstRefusal) return std::unexpected(refusal(response.result_int(), answer));
-  if (answer.is_discarded()) return make_error("the machine's answer is not JSON");
+  if (answer.is_discarded()) return make_error("the VM's answer is not JSON");
   return answer;
 }
 

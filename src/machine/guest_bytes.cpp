@@ -29,7 +29,7 @@ Result<GuestBytes> read_linear(const cpu::VcpuContext& context, const cpu::CpuSt
     found.bytes.insert(found.bytes.end(), part.begin(), part.end());
   }
   if (found.bytes.empty() && size != 0)
-    return make_error("processor {} has nothing mapped at {:#x} at the moment", context.index, address);
+    return make_error("vCPU {} has nothing mapped at {:#x}", context.index, address);
   return found;
 }
 

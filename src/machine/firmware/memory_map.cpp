@@ -6,11 +6,11 @@ namespace vert::machine {
 
 Result<MemoryMap> MemoryMap::make(u64 memory_bytes) {
   if (memory_bytes < kMinMemory)
-    return make_error("{} KiB of memory are too little for a machine: give it {} MiB or more",
-                      memory_bytes >> 10, kMinMemory >> 20);
+    return make_error("{} KiB of guest memory is too little; the minimum is {} MiB", memory_bytes >> 10,
+                      kMinMemory >> 20);
   if (memory_bytes > kMaxMemory)
-    return make_error("{} GiB of memory are too much for a machine: give it {} GiB or less",
-                      memory_bytes >> 30, kMaxMemory >> 30);
+    return make_error("{} GiB of guest memory is too much; the maximum is {} GiB", memory_bytes >> 30,
+                      kMaxMemory >> 30);
   if (memory_bytes % kPageSize != 0)
     return make_error("{} bytes of memory are not a multiple of {}", memory_bytes, kPageSize);
   const u64 low_end = std::min(memory_bytes, kEcamBase);
