@@ -1,0 +1,25 @@
+# Leaf functions run with the guest's vector registers in the host's, so they call only each other: an inline function that
+# is not inlined may come from a file that is compiled for vector registers.
+#
+# cmake -DNM=nm -DOBJECTS=... -P leaf_symbols.cmake
+set(seen 0)
+foreach(object IN LISTS OBJECTS)
+  if(NOT object MATCHES "/leaf_[a-z]+\\.cpp\\.o$")
+    continue()
+  endif()
+  math(EXPR seen "${seen} + 1")
+  execute_process(COMMAND ${NM} --demangle ${object} OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REPLACE "\n" ";" symbols "${symbols}")
+  foreach(symbol IN LISTS symbols)
+    if(NOT symbol MATCHES "^[0-9a-f ]+ [UWwVvu] (.*)$")
+      continue()
+    endif()
+    set(name "${CMAKE_MATCH_1}")
+    if(NOT name MATCHES "^leaf_")
+      message(SEND_ERROR "${object} refers to ${name}: make it always_inline, or move it")
+    endif()
+  endforeach()
+endforeach()
+if(seen EQUAL 0)
+  message(FATAL_ERROR "no object of a leaf function among: ${OBJECTS}")
+endif()
