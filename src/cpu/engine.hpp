@@ -24,10 +24,11 @@ class VcpuEvents {
  public:
   static constexpr u32 kKick = 1U << 0;       // leave the engine: somebody wants the thread
   static constexpr u32 kInterrupt = 1U << 1;  // the local APIC may have an interrupt to take: ask it
-  static constexpr u32 kNmi = 1U << 2;
+  static constexpr u32 kNmi = 1U << 2;        // take_nmi() takes it
   static constexpr u32 kInit = 1U << 3;
   static constexpr u32 kSipi = 1U << 4;
-  static constexpr u32 kSmi = 1U << 5;  // taken and dropped: there is no SMM
+  static constexpr u32 kSmi = 1U << 5;        // taken and dropped: there is no SMM
+  static constexpr u32 kSecondNmi = 1U << 6;  // set by request() only, and only beside kNmi
 
   /// Called after a bit was set, to wake a thread that waits in the machine, or an engine that runs where
   /// the bits are not looked at (a signal to a thread inside KVM_RUN). Set once, before threads start.
@@ -38,7 +39,9 @@ class VcpuEvents {
   }
 
   void request(u32 bits) {
-    pending_.fetch_or(bits, std::memory_order_seq_cst);
+    u32 before = pending_.load(std::memory_order_relaxed);
+    while (!pending_.compare_exchange_weak(before, with(before, bits), std::memory_order_seq_cst)) {
+    }
     if (attention_.load(std::memory_order_seq_cst) != nullptr) set_attention_word();
     if (waker_ != nullptr) waker_(waker_context_);
   }
@@ -57,10 +60,25 @@ class VcpuEvents {
   /// Takes (clears) those of `bits` that are set and returns them.
   [[nodiscard]] u32 take(u32 bits) { return pending_.fetch_and(~bits, std::memory_order_seq_cst) & bits; }
 
+  /// Takes one NMI. A second one that was asked for before stays: a processor serves one and keeps one more
+  /// (SDM 3A, 6.7.1).
+  void take_nmi() {
+    u32 before = pending_.load(std::memory_order_relaxed);
+    const auto after = [](u32 bits) { return (bits & kSecondNmi) != 0 ? bits & ~kSecondNmi : bits & ~kNmi; };
+    while (!pending_.compare_exchange_weak(before, after(before), std::memory_order_seq_cst)) {
+    }
+  }
+  /// The handler of an NMI has returned: those that came meanwhile are one.
+  void merge_nmis() { static_cast<void>(take(kSecondNmi)); }
+
   /// The vector of the last SIPI; valid once kSipi was taken.
   std::atomic<u8> sipi_vector = 0;
 
  private:
+  static constexpr u32 with(u32 before, u32 bits) {
+    const bool second = (before & bits & kNmi) != 0;
+    return before | bits | (second ? kSecondNmi : 0);
+  }
   void set_attention_word() {
     attention_users_.fetch_add(1, std::memory_order_seq_cst);
     if (std::atomic<u8>* word = attention_.load(std::memory_order_seq_cst))

@@ -100,6 +100,7 @@ Outcome ret(Core& core, const Op& op) {
 }
 
 Outcome iret(Core& core, const Op& op) {
+  if (core.state().nmi_blocked) core.context.events->merge_nmis();
   return far_done(core, cpu::interrupt_return(core.state(), core.mmu, op.insn.operand_size, core.next_rip));
 }
 

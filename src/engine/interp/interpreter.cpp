@@ -106,7 +106,8 @@ std::optional<Exit> Interpreter::Impl::attend() {
 void Interpreter::Impl::take_events(u32 ready) {
   cpu::CpuState& state = core.state();
   static_cast<void>(events.take(ready & VcpuEvents::kSmi));
-  if (events.take(ready & VcpuEvents::kNmi) != 0) {
+  if ((ready & VcpuEvents::kNmi) != 0) {
+    events.take_nmi();
     state.activity = Activity::kRunning;
     deliver_external(kNMI);
     state.nmi_blocked = true;

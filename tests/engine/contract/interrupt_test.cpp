@@ -131,6 +131,33 @@ TEST_P(InterruptTest, NmiNeedsNoIfAndIsBlockedUntilIret) {
   EXPECT_FALSE(rig().state().nmi_blocked);
 }
 
+TEST_P(InterruptTest, OneNmiIsKeptBesidesTheOneThatIsServed) {
+  make_rig();
+  Assembler a(code());
+  a.nop(5).hlt().hlt();
+  counting_handler(a, "handler", 0);
+  start(a);
+  rig().set_gate(x86::kNMI, a.address("handler"));
+  for (int i = 0; i < 3; ++i) nmi();
+  EXPECT_EQ(rig().run(1000).reason, cpu::Exit::kHalt);
+  EXPECT_EQ(counter(), 2U);
+}
+
+TEST_P(InterruptTest, NmisDuringAnNmiBecomeOne) {
+  make_rig();
+  Assembler a(code());
+  a.nop(5).hlt().hlt();
+  a.label("handler").nop(20);
+  counting_handler(a, "count", 0);
+  start(a);
+  rig().set_gate(x86::kNMI, a.address("handler"));
+  nmi();
+  EXPECT_EQ(rig().run(2).reason, cpu::Exit::kBudget);
+  for (int i = 0; i < 3; ++i) nmi();
+  EXPECT_EQ(rig().run(1000).reason, cpu::Exit::kHalt);
+  EXPECT_EQ(counter(), 2U);
+}
+
 TEST_P(InterruptTest, InterruptsUserModeOnTheKernelStack) {
   make_rig();
   constexpr u64 kUser = 0x40'0000;

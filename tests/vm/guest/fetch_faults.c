@@ -27,6 +27,21 @@ static void jmem(u64 at) {
 }
 static void retto(u64 at) { asm volatile("push %0; ret" ::"r"(at) : "memory"); }
 
+// Where addresses are not random, the main thread's stack ends in this page: a thread of its own makes the
+// page inaccessible, whatever it was before, while the main thread waits.
+static void* last_user_byte(void* unused) {
+  (void)unused;
+  u8* page = (u8*)0x7fffffffe000ull;
+  int stack = mprotect(page, 4096, PROT_NONE) == 0;
+  if (!stack) mmap(page, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  GO("last user byte", jump((u64)page + 4095));
+  if (stack)
+    mprotect(page, 4096, PROT_READ | PROT_WRITE);
+  else
+    munmap(page, 4096);
+  return 0;
+}
+
 static void all(void) {
   GO("kernel text", jump(0xffffffff81000000ull));
   GO("kernel text ret", retto(0xffffffff81000000ull));
@@ -51,7 +66,9 @@ static void all(void) {
      }));
   GO("null", jump(0));
   GO("unmapped", jump((u64)x + 16 * 4096));
-  GO("last user byte", jump(0x7fffffffefffull));
+  pthread_t t;
+  pthread_create(&t, 0, last_user_byte, 0);
+  pthread_join(t, 0);
   GO("top of user", jump(0x7ffffffff000ull));
   // No execute, no read, over a page's end.
   memset(x, 0x90, 4096);
