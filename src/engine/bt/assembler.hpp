@@ -69,7 +69,6 @@ class Assembler {
   void cmp_imm(u8 reg, i32 value, bool wide) { immediate_form(7, reg, value, wide); }
   void cmp_imm8(const HostMem& byte, u8 value);
   void test_imm8(const HostMem& byte, u8 value);
-  void fnstenv(const HostMem& environment) { memory_form({}, 0xD9, 6, environment, false); }
   void cmp_imm32(const HostMem& word, i32 value);
   void sub_imm(const HostMem& quad, i32 value);
   void cmp_mem_imm(const HostMem& quad, i32 value);

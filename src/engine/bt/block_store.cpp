@@ -12,6 +12,7 @@ void BlockStore::clear() {
   block_index_.clear();
   blocks_.clear();
   marks.clear();
+  x87.clear();
   exits.assign(kTransferredExit + 1, {});  // the first stands for faults
   exits[kTransferredExit] = {.kind = ExitKind::kIndirect};
 }

@@ -92,6 +92,7 @@ class BlockStore {
 
   std::vector<CodeExit> exits;
   std::vector<Mark> marks;  // ascending
+  X87Notes x87;
 
  private:
   [[nodiscard]] static u64 block_key(u32 token, u64 rip, const Mode& mode) {

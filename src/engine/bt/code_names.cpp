@@ -46,6 +46,9 @@ constexpr std::array kFields = {
     VERT_NAMED(fpu_in_image),
     VERT_NAMED(held),
     VERT_NAMED(shadow_rip),
+    VERT_NAMED(x87_code),
+    VERT_NAMED(x87_data),
+    VERT_NAMED(x87_data_pointer),
     VERT_NAMED(jump_mask),
     VERT_NAMED(budget),
     VERT_NAMED(pauses_left),
@@ -53,7 +56,6 @@ constexpr std::array kFields = {
     VERT_NAMED(jump_keys),
     VERT_NAMED(jump_code),
     VERT_NAMED(xsave),
-    VERT_NAMED(x87_environment),
 };
 
 constexpr std::array<std::string_view, kPrivileges> kPrivilegeNames = {"user", "supervisor", "smap"};

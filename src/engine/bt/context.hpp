@@ -118,6 +118,24 @@ struct ModeWords {
 /// The standard-format XSAVE area: x87, SSE, AVX, opmask, ZMM_Hi256, Hi16_ZMM (SDM 1, 13.4).
 inline constexpr std::size_t kXsaveSize = 2816;
 
+/// The x87 instruction that ran last, by its place in X87Notes::origins, and the last one's with a memory
+/// operand. 0: CpuState has its pointers. Generated code writes each as a whole, from an immediate.
+struct X87Code {
+  u32 origin = 0;
+  u8 control_loaded = 0;  // FLDCW came after it: an exception that is pending may not be its own
+  u8 selector_noted = 0;  // CS has changed since; this is what it was:
+  u16 selector = 0;
+};
+struct X87Data {
+  u8 segment = 0;
+  u8 present = 0;
+  u16 reserved = 0;
+  u16 selector_noted = 0;
+  u16 selector = 0;
+};
+static_assert(sizeof(X87Code) == sizeof(u64) && sizeof(X87Data) == sizeof(u64));
+[[nodiscard]] constexpr i32 x87_data_word(u8 segment) { return 1 << 8 | segment; }
+
 /// What leaf_state() has to know of the guest's XSAVE areas, and how far the host's own instructions make
 /// them.
 struct StateLayout {
@@ -126,6 +144,7 @@ struct StateLayout {
   bool standard = false;                                 // areas in the standard format are the guest's, too
   u64 components = 0;                                    // that the host's registers hold for the guest
   u32 mxcsr_mask = 0;                                    // the guest's
+  bool x87_pointers_hidden = false;                      // cpu::X87PointerRules::hidden
   x86::XsaveLayout layout = x86::XsaveLayout::common();  // the guest's
 };
 
@@ -172,6 +191,9 @@ struct alignas(64) Context {
   u8 never = 0;  // in its place, for generated code that is not to look (EngineAids::no_looks)
   // Set by the look timer's signal while a leaf function runs: go on step by step behind it.
   std::atomic<u8> step_on = 0;
+  alignas(32) X87Code x87_code;  // three that are written at once, in one cache line
+  X87Data x87_data;
+  u64 x87_data_pointer = 0;
   u64 jump_mask = kJumpMask;
   u64 budget = 0;              // instructions left, in counted mode
   u64 shadow_rip = kNoShadow;  // behind the STI that was executed last: no event is taken there
@@ -220,10 +242,22 @@ struct alignas(64) Context {
   std::array<std::array<u64, 3>, 2> fill_results{};
 
   alignas(64) std::array<u8, kXsaveSize> xsave{};
-  std::array<u32, 7> x87_environment{};  // as FNSTENV stores it, where XSAVE does not show the pointers
   StateLayout state_layout;
   alignas(64) std::array<u8, kPageSize> state_buffer{};
 };
+
+/// Before CS and SS change.
+inline void note_x87_selectors(Context& context) {
+  X87Code& code = context.x87_code;
+  X87Data& data = context.x87_data;
+  if (code.origin == 0) [[likely]]
+    return;
+  if (code.selector_noted == 0) code.selector = context.state->seg(x86::kCs).selector;
+  if (data.present != 0 && data.selector_noted == 0)
+    data.selector = context.state->segment[data.segment].selector;
+  code.selector_noted = 1;
+  data.selector_noted = 1;
+}
 
 /// As cpu::acceptance_of() has it, while the Context is ahead of CpuState.
 [[nodiscard]] inline cpu::Acceptance acceptance_of(const Context& context) {

@@ -10,9 +10,11 @@ using namespace x86;
 
 #define VERT_FIELD(name) field(offsetof(Context, name))
 
-void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
+void Emitter::emit(const Request& request, std::vector<CodeExit>& exits, X87Notes& x87) {
   request_ = &request;
   exits_ = &exits;
+  x87_ = &x87;
+  x87_origin_ = 0;
   assembler_.reset();
   sites_.clear();
   marks_.clear();
@@ -28,9 +30,12 @@ void Emitter::emit(const Request& request, std::vector<CodeExit>& exits) {
   fpu_entry_ = inner_;
   for (unsigned i = 0; i < request.plan.count; ++i) {
     mark_boundary();
+    if (!sets_x87_pointers(insn(i))) end_x87_run();
     checks_before(i);
     instruction(i);
+    after_x87(i);
   }
+  end_x87_run();
   mark_boundary();
   const GuestInsn& last = insn(request.plan.count - 1);
   if (!last.ends_block())
@@ -53,7 +58,7 @@ Emitter::Placed Emitter::place(CodeCache& cache, std::vector<CodeExit>& exits, s
   for (const PendingMark& mark : marks_) {
     const auto rip_offset = static_cast<u16>(insn(mark.insn).rip - request_->rip);
     marks.push_back({at.hot + mark.hot_offset, request_->block, mark.insn, rip_offset, mark.flags_saved,
-                     mark.pushed, mark.indirect});
+                     mark.pushed, mark.indirect, mark.x87});
   }
   return {.hot = at.hot,
           .hot_end = at.hot + assembler_.hot_size(),
@@ -204,6 +209,7 @@ void Emitter::flags_for(unsigned i) {
 
 u32 Emitter::add_exit(CodeExit exit) {
   exit.block = request_->block;
+  exit.x87 = unnoted_x87();
   const bool decoded = exit.kind == ExitKind::kInterpret && insn(exit.insn).insn.length != 0;
   if (decoded) exit.insn_class = class_of(insn(exit.insn).insn);
   exits_->push_back(exit);

@@ -15,6 +15,7 @@
 #include "engine/bt/context.hpp"
 #include "engine/bt/emitter_requests.hpp"
 #include "engine/bt/insn_class.hpp"
+#include "engine/bt/x87_notes.hpp"
 
 namespace vert::bt {
 
@@ -54,6 +55,7 @@ struct CodeExit {
   InsnClass insn_class{};   // kInterpret: for counting
   u32 block = 0;
   u32 site = 0;  // kLink: the displacement to patch, in the code cache
+  u32 x87 = 0;   // in X87Notes::unnoted; 0: all is noted
   u64 rip = 0;
 };
 
@@ -68,6 +70,7 @@ struct Mark {
   // go to kAddress. (It cannot be run again: the stack may be where it found its target.)
   u8 pushed = 0;
   bool indirect = false;
+  u32 x87 = 0;  // as CodeExit has it
 };
 
 /// Fixed code at the start of the code cache (thunks.hpp), by offset.
@@ -105,9 +108,9 @@ class Emitter {
     bool trusted = false;  // its page belongs to a CodeSpace
     SegmentBases gs;       // as they are likely to be when the block runs
   };
-  /// Makes the code. Exits are appended to `exits`, with their sites still to come; `request` stays until
-  /// place().
-  void emit(const Request& request, std::vector<CodeExit>& exits);
+  /// Makes the code. Exits are appended to `exits`, with their sites still to come, and to `x87` what they
+  /// refer to; `request` stays until place().
+  void emit(const Request& request, std::vector<CodeExit>& exits, X87Notes& x87);
 
   [[nodiscard]] std::size_t size() const { return assembler_.size(); }
   /// Request::gs, behind the block.
@@ -147,7 +150,7 @@ class Emitter {
   };
 
   // One file each: emitter.cpp (frame, exits, flags), emitter_memory.cpp, emitter_insn.cpp,
-  // emitter_control.cpp.
+  // emitter_x87.cpp, emitter_control.cpp.
   void entry();
   void mark_boundary();
   void check_token(u64 linear, u32 wanted, Label stale);
@@ -162,6 +165,13 @@ class Emitter {
   }
   void group_check(const Group& group, unsigned i);
   void instruction(unsigned i);
+
+  // emitter_x87.cpp: what x87 instructions leave behind, noted where a run of them ends.
+  void after_x87(unsigned i);
+  void end_x87_run();
+  void note_x87();
+  void clear_x87_pointers();
+  [[nodiscard]] u32 unnoted_x87();
 
   void save_flags();
   void restore_flags();
@@ -254,6 +264,10 @@ class Emitter {
   Assembler assembler_;
   const Request* request_ = nullptr;
   std::vector<CodeExit>* exits_ = nullptr;
+  X87Notes* x87_ = nullptr;
+  u32 x87_origin_ = 0;  // of the last x87 instruction, in a run of them
+  int x87_data_ = -1;   // the last instruction with a memory operand in that run
+  u32 x87_unnoted_ = 0;
   Label checked_;
   Label inner_;
   Label fpu_entry_;
@@ -276,6 +290,7 @@ class Emitter {
     bool flags_saved;
     u8 pushed = 0;
     bool indirect = false;
+    u32 x87 = 0;
   };
   std::vector<PendingMark> marks_;
   std::vector<Boundary> boundaries_;

@@ -168,7 +168,10 @@ HostMem Emitter::constant_operand(u64 address, u8 difference) {
 
 /// The host instruction written next may fault in instruction i's stead.
 void Emitter::mark(unsigned i) {
-  marks_.push_back({assembler_.position(), static_cast<u16>(i), flags_ == Flags::kSaved});
+  marks_.push_back({.hot_offset = assembler_.position(),
+                    .insn = static_cast<u16>(i),
+                    .flags_saved = flags_ == Flags::kSaved,
+                    .x87 = unnoted_x87()});
 }
 
 // Guest accesses: the host's processor faults on them where they go through windows.
@@ -361,6 +364,7 @@ void Emitter::group_check(const Group& group, unsigned i) {
   assembler_.jcc(Cond::kB, declined);
   const bool saved = flags_ == Flags::kSaved;
   if (saved) restore_flags();
+  if (x87_origin_ != 0) note_x87();
   const Label stub = assembler_.make_label();
   assembler_.jmp(stub);
   link({.kind = ExitKind::kLink, .unshared = true, .insn = static_cast<u16>(i), .rip = insn(i).rip}, stub);

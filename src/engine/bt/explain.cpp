@@ -112,9 +112,10 @@ u64 Explainer::block(std::span<const u8> bytes, u64 address, u64 rip, const Mode
   cache_.rewind(first_code_);
   exits_.assign(1, {});
   marks_.clear();
+  x87_.clear();
   const u32 second_token = plan({bytes, address}, rip, mode);
   const Emitter::Request request{plan_, mode, rip, kToken, 0, second_token, false, {}};
-  emitter_.emit(request, exits_);
+  emitter_.emit(request, exits_, x87_);
   placed_ = emitter_.place(cache_, exits_, marks_);
   ExplainedSum own{.blocks = 1, .guest_instructions = plan_.count, .guest_bytes = plan_.length};
   std::string listing;

@@ -69,6 +69,7 @@ class Explainer {
   Emitter::Placed placed_;
   BlockPlan plan_;
   std::vector<CodeExit> exits_;
+  X87Notes x87_;
   std::vector<Mark> marks_;
   ZydisDecoder decoder_{};
   ZydisFormatter formatter_{};

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/error.hpp"
+#include "cpu/x87_pointers.hpp"
 #include "x86/registers.hpp"
 
 namespace vert::bt {
@@ -23,11 +24,10 @@ constexpr u64 kWanted = x86::xcr0::X87 | x86::xcr0::SSE | x86::xcr0::AVX | x86::
 struct Host {
   u32 components = 0;
   x86::XsaveLayout layout;
-  x86::Vendor vendor = x86::Vendor::kIntel;
 };
 
 Host probe() {
-  Host host{.layout = x86::XsaveLayout::of_host(), .vendor = x86::host_vendor()};
+  Host host{.layout = x86::XsaveLayout::of_host()};
   u32 a = 0, d = 0;
   // XGETBV: what this host's kernel has enabled.
   asm volatile("xgetbv" : "=a"(a), "=d"(d) : "c"(0));
@@ -67,23 +67,13 @@ bool all_zero(std::span<const u8> bytes) {
 
 bool x87_is_initial(const cpu::FpuState& fpu) {
   constexpr u16 kInitialFcw = 0x37F;
-  return fpu.fcw == kInitialFcw && fpu.fsw == 0 && fpu.ftw == 0 && fpu.fop == 0 && fpu.fip == 0 &&
-         fpu.fdp == 0 && std::ranges::all_of(fpu.st, [](const auto& st) { return all_zero(st); });
+  return fpu.fcw == kInitialFcw && fpu.fsw == 0 && fpu.ftw == 0 && !cpu::has_x87_pointers(fpu) &&
+         std::ranges::all_of(fpu.st, [](const auto& st) { return all_zero(st); });
 }
 
 }  // namespace
 
 u32 host_components() { return host().components; }
-
-bool host_hides_x87_pointers() { return host().vendor == x86::Vendor::kAmd; }
-
-void complete_pointers(std::span<const u32, 7> environment, cpu::FpuState& fpu) {
-  constexpr u16 kOpcode = 0x7FF;
-  if (fpu.fop != 0 || fpu.fip != 0 || fpu.fdp != 0) return;
-  fpu.fip = environment[3];
-  fpu.fop = static_cast<u16>(environment[4] >> 16 & kOpcode);
-  fpu.fdp = environment[5];
-}
 
 StateLayout state_layout(const x86::CpuModel& model) {
   constexpr u32 kXsavec = 1U << 1, kXgetbv1 = 1U << 2;  // CPUID.(0DH,1).EAX
@@ -94,6 +84,7 @@ StateLayout state_layout(const x86::CpuModel& model) {
   state.standard = true;
   state.components = host_components();
   state.mxcsr_mask = model.mxcsr_mask();
+  state.x87_pointers_hidden = cpu::x87_pointer_rules(model).hidden;
   state.layout = model.xsave_layout();
   // PKRU is not in the host's registers: leaf_state() puts it where the guest's layout has it.
   for (unsigned i = 2; i < kPkru; ++i) {
@@ -109,9 +100,10 @@ void to_image(const cpu::FpuState& fpu, std::span<u8, kXsaveSize> image) {
   put(image, kFcw, fpu.fcw);
   put(image, kFsw, fpu.fsw);
   put(image, kFtw, u16{fpu.ftw});
-  put(image, kFop, fpu.fop);
-  put(image, kFip, fpu.fip);
-  put(image, kFdp, fpu.fdp);
+  // The host's pointers are nobody's: the guest's are noted (x87_notes.hpp).
+  put(image, kFop, u16{0});
+  put(image, kFip, u64{0});
+  put(image, kFdp, u64{0});
   put(image, kMxcsr, fpu.mxcsr);
   for (unsigned i = 0; i < 8; ++i) put(image, kSt + i * 16, fpu.st[i]);
   for (unsigned i = 0; i < 16; ++i) std::memcpy(image.data() + kXmm + i * 16, fpu.zmm[i].data(), 16);
@@ -142,9 +134,6 @@ void from_image(std::span<const u8, kXsaveSize> image, cpu::FpuState& fpu) {
   get(image, kFsw, fpu.fsw);
   get(image, kFtw, ftw);
   fpu.ftw = static_cast<u8>(ftw);
-  get(image, kFop, fpu.fop);
-  get(image, kFip, fpu.fip);
-  get(image, kFdp, fpu.fdp);
   get(image, kMxcsr, fpu.mxcsr);
   for (unsigned i = 0; i < 8; ++i) {
     get(image, kSt + i * 16, fpu.st[i]);

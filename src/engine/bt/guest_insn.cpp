@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/x87_pointers.hpp"
 #include "engine/bt/copy_list.hpp"
 #include "x86/paging.hpp"
 
@@ -393,6 +394,9 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   guest.form = classify(guest, mode, plain);
   if (guest.form == Form::kSaveState || guest.form == Form::kLoadState) guest.fpu |= fpu::kAvx;
   if (loads_mxcsr(guest.insn.mnemonic) && model.mxcsr_mask() != host_mxcsr_mask())
+    guest.form = Form::kInterpret;
+  // It makes a pending exception invisible by which FOP, and perhaps FDP, were set (settle_x87_pointers).
+  if (guest.insn.mnemonic == ZYDIS_MNEMONIC_FNCLEX && cpu::x87_pointer_rules(model).opcode_raised)
     guest.form = Form::kInterpret;
   if ((guest.fpu & ~mode.fpu) != 0) guest.form = Form::kInterpret;
   // Everything that leaves for the interpreter, or may, needs its flags.

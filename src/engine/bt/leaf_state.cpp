@@ -3,6 +3,7 @@
 //
 // What is loaded is checked in a copy first, for the host's processor would fault on it, and by the host's
 // XCR0.
+#include "cpu/x87_pointers.hpp"
 #include "engine/bt/emitter_requests.hpp"
 #include "engine/bt/leaf_access.hpp"
 #include "x86/registers.hpp"
@@ -14,7 +15,8 @@ namespace {
 namespace xcr0 = x86::xcr0;
 
 constexpr u64 kHeaderEnd = x86::XsaveLayout::kExtended;
-constexpr unsigned kMxcsr = 24, kMxcsrMask = 28;
+constexpr unsigned kFop = 6, kFip = 8, kFdp = 16, kMxcsr = 24, kMxcsrMask = 28;
+constexpr u16 kOpcodeMask = 0x7FF;
 constexpr unsigned kXstateBv = 512, kXcompBv = 520, kReserved = 528;
 constexpr u64 kCompacted = x86::XsaveLayout::kCompacted;
 constexpr unsigned kPkruComponent = 9;
@@ -30,6 +32,7 @@ T get(const u8* area, u64 at) {
   return value;
 }
 void put(u8* area, u64 at, u64 value) { __builtin_memcpy(area + at, &value, sizeof value); }
+void put16(u8* area, u64 at, u16 value) { __builtin_memcpy(area + at, &value, sizeof value); }
 void put32(u8* area, u64 at, u32 value) { __builtin_memcpy(area + at, &value, sizeof value); }
 
 bool has(u64 components, unsigned i) { return (components >> i & 1) != 0; }
@@ -64,20 +67,54 @@ void copy_out(const Stretch& to, const u8* from) {
   if (to.first_size != to.size) copy(to.second, from + to.first_size, to.size - to.first_size);
 }
 
-u64 in_use() {
+u64 in_use_components() {
   u32 low = 0, high = 0;
   asm volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(1));
   return u64{high} << 32 | low;
 }
 
-/// Whether the last x87 instruction ran in the code cache: its pointers are then the host's. The interpreter
-/// knows the guest's.
-bool names_host_addresses(Context& context) {
-  constexpr u64 kInstructionPointer = 8;
-  if ((in_use() & xcr0::X87) == 0) return false;
+/// Whether the host's own FIP, FOP or FDP would show: what an x87 instruction in the code cache leaves there.
+bool shows_host_pointers(Context& context) {
   u8* area = context.state_buffer.data();
   asm volatile("xsave64 (%0)" : : "r"(area), "a"(1), "d"(0) : "memory");
-  return get<u64>(area, kInstructionPointer) - context.code_begin < context.code_size;
+  return get<u16>(area, kFop) != 0 || get<u64>(area, kFip) != 0 || get<u64>(area, kFdp) != 0;
+}
+
+/// Whether the guest's pointers are known, and none of the host's are in the registers. If not, the
+/// interpreter goes on, and they are so afterwards.
+bool pointers_are_ready(Context& context, bool shown) {
+  if (context.x87_code.origin != 0) return false;
+  const bool in_use = (in_use_components() & xcr0::X87) != 0;
+  if (!in_use) return !shown || !cpu::has_x87_pointers(context.state->fpu);
+  return !shows_host_pointers(context);
+}
+
+bool pointers_shown(const Context& context) {
+  u16 status = 0;
+  asm volatile("fnstsw %0" : "=a"(status));
+  return !context.state_layout.x87_pointers_hidden || (status & cpu::kX87ErrorSummary) != 0;
+}
+
+void put_pointers(const Context& context, u8* area) {
+  const cpu::FpuState& fpu = context.state->fpu;
+  put16(area, kFop, fpu.fop);
+  put(area, kFip, fpu.fip);
+  put(area, kFdp, fpu.fdp);
+}
+
+/// Takes the guest's pointers from `area`, whose own become zeroes: the host's registers get those.
+void take_pointers(Context& context, u8* area, bool present) {
+  context.x87_code = {};
+  context.x87_data = {};
+  cpu::FpuState& fpu = context.state->fpu;
+  fpu.fop = present ? get<u16>(area, kFop) & kOpcodeMask : 0;
+  fpu.fip = present ? cpu::kept_fip(get<u64>(area, kFip)) : 0;
+  fpu.fdp = present ? get<u64>(area, kFdp) : 0;
+  fpu.fcs = 0;
+  fpu.fds = 0;
+  put16(area, kFop, 0);
+  put(area, kFip, 0);
+  put(area, kFdp, 0);
 }
 
 /// EDX:EAX, cut to what the guest has enabled.
@@ -119,7 +156,8 @@ bool save(Context& context, u64 address, StateKind kind, u32 privilege) {
   const x86::XsaveLayout& layout = context.state_layout.layout;
   const u64 components = requested(context);
   if (!known(context, components)) return false;
-  if (has(components, 0) && names_host_addresses(context)) return false;
+  const bool shown = has(components, 0) && pointers_shown(context);
+  if (has(components, 0) && !pointers_are_ready(context, shown)) return false;
   const bool standard = kind == StateKind::kSave;
   if (standard && !context.state_layout.standard) return false;
   const u64 size = standard ? layout.standard_size(components) : layout.compacted_size(components);
@@ -132,6 +170,7 @@ bool save(Context& context, u64 address, StateKind kind, u32 privilege) {
     save_standard(context, to, components);
   else
     save_compacted(context, to, components);
+  if (shown && (standard || has(get<u64>(to, kXstateBv), 0))) put_pointers(context, to);
   if (!area.whole()) copy_out(area, to);
   return true;
 }
@@ -195,6 +234,7 @@ bool load(Context& context, u64 address, StateKind kind, u32 privilege) {
   if (changes_pkru(context, area, components)) return false;
   put(area, kXstateBv, present & ~xcr0::PKRU);
   put(area, kXcompBv, format & ~xcr0::PKRU);
+  if (has(components, 0)) take_pointers(context, area, has(present, 0));
   const u64 here = components & ~xcr0::PKRU;
   // SAFETY: in the buffer nobody changes what was checked.
   asm volatile("xrstor64 (%0)" : : "r"(area), "a"(here), "d"(here >> 32) : "memory");

@@ -56,6 +56,7 @@ extern "C" void leaf_follow_mode(Context* context, const ModeWords* mode) {
 /// Where to go on in generated code, or null: then generated code is left by Context::exit, which is
 /// kTransferredExit if the change was made.
 extern "C" const u8* leaf_transfer(Context* context, u64 next_rip, u32 transfer) {
+  note_x87_selectors(*context);
   if (!change(*context, next_rip, static_cast<Transfer>(transfer))) return nullptr;
   follow_privilege(*context);
   context->exit = kTransferredExit;

@@ -98,6 +98,8 @@ void Runtime::attach(cpu::CpuState& state) {
   state_ = &state;
   context_->state = &state;
   context_->fpu_in_image = 0;
+  context_->x87_code = {};
+  context_->x87_data = {};
   bt::flush_all(*context_);
   flush_shared();
   fallback_->state_changed();
@@ -169,29 +171,9 @@ void Runtime::export_state() {
 
 void Runtime::export_fpu() {
   Context& context = *context_;
-  if (context.fpu_in_image == 0) return;
-  cpu::CpuState& state = *state_;
+  if (context.fpu_in_image != 0) from_image(context.xsave, context.state->fpu);
   context.fpu_in_image = 0;
-  from_image(context.xsave, state.fpu);
-  constexpr std::size_t kX87InUse = x86::XsaveLayout::kHeader;
-  if (host_hides_x87_pointers() && (context.xsave[kX87InUse] & 1) != 0) {
-    complete_pointers(context.x87_environment, state.fpu);
-    state.fpu.fip = whole_code_address(state.fpu.fip);
-  }
-  if (!cache_.contains(state.fpu.fip)) return;
-  // The last x87 instruction ran in the code cache: no address of the host's may be seen in the guest.
-  const u32 offset = cache_.offset_of(state.fpu.fip);
-  const auto mark = std::ranges::lower_bound(store_.marks, offset, {}, &Mark::offset);
-  const bool known = mark != store_.marks.end() && mark->offset == offset;
-  state.fpu.fip = known ? store_.block(mark->block).rip + mark->rip_offset : 0;
-  state.fpu.fcs = vcpu_.model->has(Feature::ZERO_FCS_FDS) ? u16{0} : state.seg(kCs).selector;
-  state.fpu.fdp = 0;
-}
-
-/// The address in the code cache of which `pointer` is the lower half, if there is one.
-u64 Runtime::whole_code_address(u64 pointer) const {
-  const u64 offset = static_cast<u32>(pointer - context_->code_begin);
-  return pointer <= ~u32{0} && offset < context_->code_size ? context_->code_begin + offset : pointer;
+  settle_x87_pointers(store_.x87, *vcpu_.model, context);
 }
 
 ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
@@ -277,6 +259,7 @@ std::optional<ExitInfo> Runtime::go() {
     // STI leaves by the interpreter if something is held; the only other way to set IF is a transfer.
     VERT_DCHECK(index == kTransferredExit || context_->attention != 0 || !must_leave(*context_));
     const CodeExit exit = store_.exits[index];
+    if (exit.x87 != 0) note(store_.x87.unnoted[exit.x87], *context_);
     statistics_.count(exit);
     if (budget_ != cpu::kNoBudget) {
       u64 left_over = context_->budget;

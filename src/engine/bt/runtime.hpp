@@ -55,7 +55,6 @@ class Runtime final : private memory::CodeWatcher {
   void import_state();
   void export_state();
   void export_fpu();
-  [[nodiscard]] u64 whole_code_address(u64 pointer) const;
   [[nodiscard]] std::optional<cpu::ExitInfo> step(u64 count, Effect effect = Effect::kOther,
                                                   u64 next_rip = 0);
   [[nodiscard]] bool must_step();

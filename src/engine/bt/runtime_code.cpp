@@ -145,7 +145,7 @@ std::optional<Emitter::Tail> Runtime::make_block(u32 page_index, u32 second_page
   const u32 second_token = second_page == Block::kNoPage ? 0 : store_.page(second_page).token;
   const bool trusted = store_.page(page_index).space != kNoSpace;
   const Emitter::Request request{plan_, mode, rip, token, index, second_token, trusted, gs};
-  emitter_.emit(request, store_.exits);
+  emitter_.emit(request, store_.exits, store_.x87);
   const Emitter::Placed placed = emitter_.place(cache_, store_.exits, store_.marks);
   ++statistics_.blocks;
   statistics_.code_bytes += emitter_.size();

@@ -91,7 +91,8 @@ bool Runtime::leave_at_mark(ExitKind why, gregset_t& registers) {
                                                   : static_cast<u64>(registers[REG_EFL]) & kArithmeticFlags;
   context_->rip = store_.block(mark->block).rip + mark->rip_offset;
   context_->exit = 0;
-  store_.exits[0] = {.kind = why, .insn = mark->insn, .block = mark->block, .rip = context_->rip};
+  store_.exits[0] = {
+      .kind = why, .insn = mark->insn, .block = mark->block, .x87 = mark->x87, .rip = context_->rip};
   if (mark->indirect) {
     CodeExit& exit = store_.exits[0];
     exit.kind = ExitKind::kIndirect;

@@ -38,7 +38,6 @@ class ThunkWriter {
   void group15(u8 extension, const HostMem& at, bool wide);
   void enter();
   void exit();
-  void save_x87_pointers();
   void load_flags();
   void clear_fpu();
   void load_wanted_fpu();
@@ -183,22 +182,11 @@ void ThunkWriter::exit() {
   group15(4, VERT_FIELD(xsave), true);  // XSAVE64
   as_.store_imm(VERT_FIELD(fpu_loaded), 0, 1);
   as_.store_imm(VERT_FIELD(fpu_in_image), 1, 1);
-  if (host_hides_x87_pointers()) save_x87_pointers();
   as_.bind(done);
   host_fpu();
   bytes({0x48, 0x83, 0xC4, 0x08});
   bytes({0x41, 0x5F, 0x41, 0x5E, 0x41, 0x5D, 0x41, 0x5C, 0x5D, 0x5B});
   as_.ret();
-}
-
-/// For FNSTENV shows what XSAVE does not.
-void ThunkWriter::save_x87_pointers() {
-  constexpr u8 kX87InUse = 1;
-  const Label unused = as_.make_label();
-  as_.test_imm8(field(offsetof(Context, xsave) + x86::XsaveLayout::kHeader), kX87InUse);
-  as_.jcc(Cond::kE, unused);
-  as_.fnstenv(VERT_FIELD(x87_environment));
-  as_.bind(unused);
 }
 
 /// What C++ takes for granted, also if generated code changed it without a word.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <new>
 
+#include "cpu/x87_pointers.hpp"
 #include "engine/interp/effective_address.hpp"
 #include "engine/interp/vector_memory.hpp"
 #include "engine/interp/vector_signal.hpp"
@@ -270,14 +271,10 @@ void VectorUnit::load_frame(const StubPlan& plan, const cpu::CpuState& state) {
   if (plan.mxcsr) frame_.mxcsr = state.fpu.mxcsr & model_->mxcsr_mask();
   if (plan.flags_in) frame_.rflags = (state.rflags & x86::rflags::kArithmetic) | x86::rflags::kFixed1;
   if (!plan.x87) return;
-  // FIP, FDP and FOP start as zero: what the host puts there tells whether the instruction sets them.
   FxImage& fx = frame_.fx;
   fx.fcw = state.fpu.fcw;
   fx.fsw = state.fpu.fsw;
   fx.ftw = state.fpu.ftw;
-  fx.fop = 0;
-  fx.fip = 0;
-  fx.fdp = 0;
   fx.mxcsr = frame_.host_mxcsr;
   fx.st = state.fpu.st;
 }
@@ -340,15 +337,14 @@ void VectorUnit::store_x87(const VectorOp& op, u64 offset, const x86::Insn& insn
   fpu.fsw = fx.fsw;
   fpu.ftw = fx.ftw;
   fpu.st = fx.st;
-  const std::size_t opcode = op.plan.opcode_offset;
-  const bool selectors = keeps_selectors(*model_);
-  // AMD's FXSAVE shows none without an exception pending, and there every instruction sets them.
-  static const bool kHidden = x86::host_vendor() == x86::Vendor::kAmd;
-  const bool sets = kHidden && !op.plan.mmx && !op.plan.control;
-  if (sets || fx.fip != 0) set_instruction_pointer(state, selectors);
-  if (sets || fx.fop != 0) fpu.fop = static_cast<u16>((insn.bytes[opcode] & 7) << 8 | insn.modrm);
-  if ((sets && op.memory.present) || fx.fdp != 0)
-    set_data_pointer(state, op.memory.segment, offset, selectors);
+  if (op.plan.mmx || op.plan.control) return;
+  const cpu::X87PointerRules rules = cpu::x87_pointer_rules(*model_);
+  const bool raised = (fpu.fsw & cpu::kX87ErrorSummary) != 0;
+  set_instruction_pointer(state, rules.selectors);
+  if (raised || !rules.opcode_raised)
+    fpu.fop = static_cast<u16>((insn.bytes[op.plan.opcode_offset] & 7) << 8 | insn.modrm);
+  if (op.memory.present && (raised || !rules.data_raised))
+    set_data_pointer(state, op.memory.segment, offset, rules.selectors);
 }
 
 }  // namespace vert::interp

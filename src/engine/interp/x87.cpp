@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpu/x87_pointers.hpp"
 #include "engine/interp/effective_address.hpp"
 #include "engine/interp/vector_memory.hpp"
 
@@ -235,7 +236,7 @@ void set_data_pointer(cpu::CpuState& state, u8 segment, u64 offset, bool selecto
 MaybeFault x87_control(const VectorOp& op, const x86::Insn& insn, u64 offset, cpu::CpuState& state,
                        cpu::Mmu& mmu, const x86::CpuModel& model) {
   FpuState& fpu = state.fpu;
-  const bool selectors = keeps_selectors(model);
+  const bool selectors = cpu::x87_pointer_rules(model).selectors;
   switch (op.mnemonic) {
     case ZYDIS_MNEMONIC_FNINIT: x87_init(fpu); return {};
     case ZYDIS_MNEMONIC_FNCLEX: fpu.fsw &= 0x7F00; return {};

@@ -30,10 +30,6 @@ void x87_init(cpu::FpuState& fpu);
 /// Every MMX instruction but EMMS: TOP is 0, all registers are valid (SDM 1, 9.5.1).
 void enter_mmx(cpu::FpuState& fpu);
 
-/// False if FCS and FDS always read as zero (SDM 1, 8.1.8).
-[[nodiscard]] inline bool keeps_selectors(const x86::CpuModel& model) {
-  return !model.has(x86::Feature::ZERO_FCS_FDS);
-}
 /// FIP and FCS, FDP and FDS, of the current instruction.
 void set_instruction_pointer(cpu::CpuState& state, bool selectors);
 void set_data_pointer(cpu::CpuState& state, u8 segment, u64 offset, bool selectors);

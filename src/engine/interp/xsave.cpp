@@ -4,6 +4,7 @@
 #include <bit>
 #include <vector>
 
+#include "cpu/x87_pointers.hpp"
 #include "engine/interp/vector_memory.hpp"
 #include "engine/interp/x87.hpp"
 
@@ -74,14 +75,13 @@ bool is_slice(unsigned component) {
   return ((xcr0::SSE | xcr0::AVX | xcr0::ZMM_HI256 | xcr0::HI16_ZMM) >> component & 1) != 0;
 }
 
-/// AMD's processors store FOP, FIP and FDP as zeroes unless an unmasked exception is pending (APM 2, 11.5.8).
 bool shows_pointers(const FpuState& fpu, const CpuModel& model) {
-  return model.vendor() != x86::Vendor::kAmd || x87_exception_pending(fpu);
+  return !cpu::x87_pointer_rules(model).hidden || x87_exception_pending(fpu);
 }
 
 bool x87_in_use(const FpuState& fpu, const CpuModel& model) {
-  const bool pointers = fpu.fop != 0 || fpu.fip != 0 || fpu.fdp != 0 || fpu.fcs != 0 || fpu.fds != 0;
-  return fpu.fcw != 0x37F || fpu.fsw != 0 || fpu.ftw != 0 || (pointers && shows_pointers(fpu, model)) ||
+  return fpu.fcw != 0x37F || fpu.fsw != 0 || fpu.ftw != 0 ||
+         (cpu::has_x87_pointers(fpu) && shows_pointers(fpu, model)) ||
          std::ranges::any_of(fpu.st, [](const auto& st) { return !all_zero(st); });
 }
 
@@ -129,18 +129,12 @@ void put_mxcsr(const FpuState& fpu, u32 mask, Bytes legacy) {
   put(legacy, kMxcsrOffset + 4, mask);
 }
 
-/// Processors keep FIP as wide as their linear addresses can be, and sign-extend it; FDP they keep whole.
-u64 kept_fip(u64 value) {
-  constexpr unsigned kUnused = 64 - 57;
-  return static_cast<u64>(static_cast<i64>(value << kUnused) >> kUnused);
-}
-
 void get_x87(ConstBytes legacy, bool selectors, bool wide, FpuState& fpu) {
   fpu.fcw = normalized_fcw(get<u16>(legacy, 0));
   fpu.fsw = get<u16>(legacy, 2);
   fpu.ftw = legacy[4];
   fpu.fop = get<u16>(legacy, 6) & 0x7FF;
-  fpu.fip = wide ? kept_fip(get<u64>(legacy, 8)) : get<u32>(legacy, 8);
+  fpu.fip = wide ? cpu::kept_fip(get<u64>(legacy, 8)) : get<u32>(legacy, 8);
   fpu.fdp = wide ? get<u64>(legacy, 16) : get<u32>(legacy, 16);
   fpu.fcs = wide || !selectors ? u16{0} : get<u16>(legacy, 12);
   fpu.fds = wide || !selectors ? u16{0} : get<u16>(legacy, 20);
@@ -300,7 +294,7 @@ MaybeFault XsaveArea::fxrstor() {
     state_.fpu.mxcsr = mxcsr;
     get_component(1, ConstBytes(image).subspan(kXmmOffset), state_);
   }
-  get_x87(image, keeps_selectors(model_), wide_, state_.fpu);
+  get_x87(image, cpu::x87_pointer_rules(model_).selectors, wide_, state_.fpu);
   return {};
 }
 
@@ -403,7 +397,8 @@ MaybeFault XsaveArea::restore(u64 requested, u64 allowed, bool supervisor, bool 
     if ((requested >> i & 1) == 0) continue;
     const bool load = (saved >> i & 1) != 0;
     if (i == 0) {
-      load ? get_x87(legacy, keeps_selectors(model_), wide_, after.fpu) : x87_init(after.fpu);
+      load ? get_x87(legacy, cpu::x87_pointer_rules(model_).selectors, wide_, after.fpu)
+           : x87_init(after.fpu);
       if (!load) after.fpu.st = {};
       continue;
     }

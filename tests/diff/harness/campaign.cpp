@@ -77,13 +77,6 @@ Result<Mix> parse_classes(std::string_view text) {
   return mix;
 }
 
-/// What cannot be told from memory afterwards is not put there.
-Mix Campaign::mix_of(const CampaignOptions& options) {
-  Mix mix = options.mix;
-  mix.x87_stores = mix.x87_stores && !options.tolerance.x87_pointers;
-  return mix;
-}
-
 CampaignResult Campaign::run(const Progress& progress) {
   u64 seed = options_.seed;
   unsigned batches = 0;

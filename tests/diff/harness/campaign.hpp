@@ -43,7 +43,7 @@ struct CampaignResult {
 class Campaign {
  public:
   Campaign(Executor& oracle, Executor& guest, const TemplateTable& table, const CampaignOptions& options)
-      : oracle_(oracle), guest_(guest), options_(options), generator_(table, mix_of(options)) {}
+      : oracle_(oracle), guest_(guest), options_(options), generator_(table, options.mix) {}
 
   /// Called now and then with what there is so far.
   using Progress = std::function<void(const CampaignResult&)>;
@@ -52,7 +52,6 @@ class Campaign {
   [[nodiscard]] CampaignResult replay(u64 seed);
 
  private:
-  [[nodiscard]] static Mix mix_of(const CampaignOptions& options);
   void run_batch(u64 first_seed, std::size_t count);
   void examine(const Sequence& sequence, const Input& input, const Output& native, const Output& guest);
   void report(const Sequence& sequence, const Input& input, const std::vector<std::string>& whole);

@@ -67,18 +67,6 @@ bool ends_sequence(const Decoded& decoded) {
   });
 }
 
-/// Instructions that store the x87 data pointer and opcode. (XSAVE and its kin are left out for other
-/// reasons.)
-bool stores_x87_pointers(const Decoded& decoded) {
-  switch (decoded.insn.mnemonic) {
-    case ZYDIS_MNEMONIC_FNSTENV:
-    case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE:
-    case ZYDIS_MNEMONIC_FXSAVE64: return true;
-    default: return false;
-  }
-}
-
 /// What the generator knows about registers at a point of the sequence. It need not be right (a branch may
 /// have skipped something): a wrong guess only makes an access miss.
 struct Knowledge {
@@ -373,7 +361,6 @@ class Builder {
       choose_immediates(*encoded);
       if (!refresh(*encoded) || excluded(encoded->decoded) || touches_reserved(encoded->decoded)) continue;
       if (ends_sequence(encoded->decoded) && !random_.percent(8)) continue;
-      if (!mix_.x87_stores && stores_x87_pointers(encoded->decoded)) continue;
       if (!set_hidden_pointers(encoded->decoded) || !limit_bit_offset(encoded->decoded)) continue;
       if (const ZydisAccessedFlags* flags = encoded->decoded.insn.cpu_flags) define_flags(flags->tested);
       if (!steer(*encoded) || !refresh(*encoded)) continue;

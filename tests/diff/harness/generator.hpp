@@ -14,8 +14,6 @@ namespace vert::diff {
 struct Mix {
   std::array<unsigned, kInsnClassCount> weight{};
   unsigned bytes = 0;  // in percent of all cases: one instruction of random bytes instead of a sequence
-  /// Whether sequences may store x87 state to memory: from there its data pointer and opcode get everywhere.
-  bool x87_stores = true;
 };
 
 /// One instruction of a sequence.

@@ -226,19 +226,6 @@ void waive_dead_flags(const Input& input, const Decoded& decoded, const Output& 
   guest.registers.rflags = (guest.registers.rflags & ~dead) | (native.registers.rflags & dead);
 }
 
-/// The pointer is given as 0; of the opcode, the bits of ModRM that name the operand are another's. On AMD's
-/// processors a signal of the translator's own loses all of them.
-void waive_x87_pointers(Output& native, Output& guest) {
-  constexpr u16 kOperandBits = 0xC7;
-  cpu::FpuState& fpu = guest.registers.fpu;
-  if (host_is_amd() && fpu.fip == 0) {
-    fpu.fip = native.registers.fpu.fip;
-    fpu.fop = native.registers.fpu.fop;
-  }
-  if (fpu.fdp == 0) fpu.fdp = native.registers.fpu.fdp;
-  fpu.fop = static_cast<u16>((fpu.fop & ~kOperandBits) | (native.registers.fpu.fop & kOperandBits));
-}
-
 /// AMD's XSAVE, by which the host's state comes here, shows the pointers only with an exception pending.
 void waive_hidden_pointers(const Output& native, Output& guest) {
   const cpu::FpuState& shown = native.registers.fpu;
@@ -304,12 +291,11 @@ void waive_processor(const Decoded& decoded, Output& native, Output& guest) {
 
 Tolerance tolerance_of(std::string_view engine) {
   const bool translates = engine.find("bt") != std::string_view::npos;
-  return {.dead_flags = translates, .x87_pointers = translates, .early_push = translates};
+  return {.dead_flags = translates, .early_push = translates};
 }
 
 void waive(const Input& input, const Tolerance& tolerance, Output& native, Output& guest) {
   waive_hidden_pointers(native, guest);
-  if (tolerance.x87_pointers) waive_x87_pointers(native, guest);
   if (waive_masked_alignment(input, native, guest) || native.vector == x86::kBP) return;
   const auto decoded = faulting_instruction(input, native);
   if (!decoded || waive_masked_move(*decoded, native, guest)) return;

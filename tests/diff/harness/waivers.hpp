@@ -13,9 +13,6 @@ struct Tolerance {
   /// overwrites them before it reads them: a translator checks addresses, and whether the guest's vector
   /// registers are loaded, with instructions that change flags, and keeps only those that matter.
   bool dead_flags = false;
-  /// The x87 data pointer and opcode of instructions that ran elsewhere than the guest believes: the host's
-  /// registers hold the address and the encoding of what ran in their place.
-  bool x87_pointers = false;
   /// A call to an address that is not canonical stores its return address, on AMD's hosts too.
   bool early_push = false;
 };

@@ -272,7 +272,7 @@ void Targets::add_host(Machine& tested) {
 }
 
 /// What both must agree in. Arithmetic flags at a fault that the code would overwrite are left to the
-/// differential test, as are x87 pointers.
+/// differential test.
 std::string difference(GuestRig& tested, GuestRig& reference) {
   std::string text;
   const auto number = [&](std::string_view name, u64 mine, u64 wanted) {
@@ -296,9 +296,6 @@ std::string difference(GuestRig& tested, GuestRig& reference) {
   number("cr2", left.cr2, right.cr2);
   for (cpu::CpuState* state : {&left, &right}) {
     state->rflags &= ~u64{rflags::kArithmetic};
-    state->fpu.fdp = state->fpu.fop = state->fpu.fds = 0;
-    // AMD's processors lose them with a signal of the translator's own (APM 2, 11.5.8).
-    if (x86::host_vendor() == x86::Vendor::kAmd) state->fpu.fip = state->fpu.fcs = 0;
     state->tsc_offset = 0;
   }
   if (text.empty() && left != right) text = "  some other part of the state differs\n";

@@ -52,7 +52,8 @@ TEST_P(ProgramsTest, PrintInTheGuestWhatTheyPrintOnTheHost) {
   if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
   LinuxGuest& guest = **started;
   ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
-  for (const std::string program : {"control_bits", "fetch_faults", "breakpoints"}) {
+  for (const std::string program :
+       {"x87_environment", "xsave_layout", "control_bits", "fetch_faults", "breakpoints"}) {
     SCOPED_TRACE(program);
     const auto native = run_natively(program);
     if (!native) {
