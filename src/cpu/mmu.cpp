@@ -122,7 +122,7 @@ bool Mmu::translate(AccessKind kind, Privilege privilege, Gla address, Target& t
     return true;
   }
   Translation translation;
-  if (!walk(*state_, *context_.memory, context_.model->physical_bits(), address, kind, privilege, translation,
+  if (!walk(*state_, *context_.memory, context_.model->paging_limits(), address, kind, privilege, translation,
             fault_))
     return false;
   u8* page = context_.memory->host(translation.page, kPageSize);
@@ -269,7 +269,7 @@ bool Mmu::translate_code(Gla address, CodePage& page) {
 
 std::optional<Gpa> Mmu::translate_for_debug(Gla address) const {
   if (state_->long_mode() && !x86::is_canonical(address.value(), state_->linear_bits())) return std::nullopt;
-  const auto page = debug_walk(*state_, *context_.memory, context_.model->physical_bits(), wrapped(address));
+  const auto page = debug_walk(*state_, *context_.memory, context_.model->paging_limits(), wrapped(address));
   if (!page) return std::nullopt;
   return *page + address.page_offset();
 }

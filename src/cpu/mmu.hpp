@@ -41,17 +41,18 @@ struct Translation {
 /// D as an access of that kind does, and checks permissions, WP, NX, SMEP, SMAP, protection keys and reserved
 /// bits. Without paging the address maps to itself. False with the #PF in `fault`; the linear address must be
 /// canonical. Page tables outside RAM read as all ones.
-[[nodiscard]] bool walk(const CpuState& state, memory::GuestMemory& memory, unsigned physical_bits,
+[[nodiscard]] bool walk(const CpuState& state, memory::GuestMemory& memory, const x86::PagingLimits& limits,
                         Gla linear, AccessKind kind, Privilege privilege, Translation& translation,
                         x86::Fault& fault);
 
 /// As walk(), for debuggers: no permission check, no A or D, no fault. Nothing if the address is not mapped.
 [[nodiscard]] std::optional<Gpa> debug_walk(const CpuState& state, const memory::GuestMemory& memory,
-                                            unsigned physical_bits, Gla linear);
+                                            const x86::PagingLimits& limits, Gla linear);
 
 /// Loads state.pdpte from CR3 for PAE paging. False, #GP(0) at the caller, if a present entry has reserved
 /// bits.
-[[nodiscard]] bool load_pdptes(CpuState& state, const memory::GuestMemory& memory, unsigned physical_bits);
+[[nodiscard]] bool load_pdptes(CpuState& state, const memory::GuestMemory& memory,
+                               const x86::PagingLimits& limits);
 
 class Mmu {
  public:

@@ -44,7 +44,7 @@ constexpr std::span<const Level> kLevelsPae = std::span(kLevels57).subspan(3);
 
 constexpr u64 bits(unsigned high, unsigned low) { return (~u64{0} >> (63 - high)) & (~u64{0} << low); }
 
-Geometry geometry_of(const CpuState& state, unsigned physical_bits, Gla linear) {
+Geometry geometry_of(const CpuState& state, const x86::PagingLimits& limits, Gla linear) {
   const bool nxe = (state.efer & x86::efer::NXE) != 0;
   const u64 xd = nxe ? 0 : pte::XD;
   if (state.long_mode()) {
@@ -53,29 +53,29 @@ Geometry geometry_of(const CpuState& state, unsigned physical_bits, Gla linear) 
             8,
             state.cr3 & pte::kAddressMask,
             false,
-            bits(51, physical_bits) | xd,
+            bits(51, limits.physical_bits) | xd,
             true,
             nxe,
             true};
   }
   if ((state.cr4 & x86::cr4::PAE) != 0) {
     const u64 pdpte = state.pdpte[(linear.value() >> 30) & 3];
-    return {kLevelsPae, 8, pdpte, true, bits(62, physical_bits) | xd, true, nxe, false};
+    return {kLevelsPae, 8, pdpte, true, bits(62, limits.physical_bits) | xd, true, nxe, false};
   }
   return {kLevels32, 4, state.cr3 & 0xFFFFF000, false, 0, (state.cr4 & x86::cr4::PSE) != 0, false, false};
 }
 
 /// Bits that must be 0 in an entry of this level (SDM 3A, tables 4-4 to 4-20).
-u64 reserved_bits(const Geometry& geometry, const Level& level, u64 entry, unsigned physical_bits) {
+u64 reserved_bits(const Geometry& geometry, const Level& level, u64 entry, const x86::PagingLimits& limits) {
   const bool large = level.may_map && geometry.page_size && (entry & pte::PS) != 0;
   if (geometry.entry_size == 4) {
     // PSE-36 keeps physical bits 39..32 in entry bits 20..13; bit 21 is reserved.
-    const unsigned high_bits = physical_bits < 40 ? physical_bits - 32 : 8;
+    const unsigned high_bits = limits.physical_bits < 40 ? limits.physical_bits - 32 : 8;
     return large ? bits(21, 13 + high_bits) : 0;
   }
   u64 reserved = geometry.reserved;
   if (large) reserved |= bits(level.shift - 1U, 13);
-  if (level.shift >= 39) reserved |= pte::PS;
+  if (level.shift >= 39 || (level.shift == 30 && !limits.gigabyte_pages)) reserved |= pte::PS;
   return reserved;
 }
 
@@ -113,7 +113,7 @@ Entry load_entry(const memory::GuestMemory& memory, Gpa address, unsigned size) 
   return {host, host != nullptr ? entry_at<u64>(host).load(std::memory_order_acquire) : ~u64{0}};
 }
 
-Descent descend(const Geometry& geometry, const memory::GuestMemory& memory, unsigned physical_bits,
+Descent descend(const Geometry& geometry, const memory::GuestMemory& memory, const x86::PagingLimits& limits,
                 Gla linear, Path& path) {
   u64 table = geometry.root;
   if (geometry.root_is_entry) {
@@ -125,8 +125,7 @@ Descent descend(const Geometry& geometry, const memory::GuestMemory& memory, uns
     const Entry entry = load_entry(memory, Gpa(table + index * geometry.entry_size), geometry.entry_size);
     path.entries[path.depth++] = entry;
     if ((entry.value & pte::P) == 0) return Descent::kNotPresent;
-    if ((entry.value & reserved_bits(geometry, level, entry.value, physical_bits)) != 0)
-      return Descent::kReserved;
+    if ((entry.value & reserved_bits(geometry, level, entry.value, limits)) != 0) return Descent::kReserved;
     path.user = path.user && (entry.value & pte::US) != 0;
     path.writable = path.writable && (entry.value & pte::RW) != 0;
     path.no_execute = path.no_execute || (geometry.no_execute && (entry.value & pte::XD) != 0);
@@ -212,16 +211,16 @@ Gpa mapped_page(const Geometry& geometry, const Path& path, Gla linear) {
 
 }  // namespace
 
-bool walk(const CpuState& state, memory::GuestMemory& memory, unsigned physical_bits, Gla linear,
+bool walk(const CpuState& state, memory::GuestMemory& memory, const x86::PagingLimits& limits, Gla linear,
           AccessKind kind, Privilege privilege, Translation& translation, Fault& fault) {
   if ((state.cr0 & x86::cr0::PG) == 0) {
     translation = {Gpa(linear.page_base().value() & 0xFFFFFFFF), true, false, kPageSize};
     return true;
   }
-  const Geometry geometry = geometry_of(state, physical_bits, linear);
+  const Geometry geometry = geometry_of(state, limits, linear);
   for (;;) {
     Path path;
-    const Descent descent = descend(geometry, memory, physical_bits, linear, path);
+    const Descent descent = descend(geometry, memory, limits, linear, path);
     if (descent != Descent::kMapped) {
       const u32 cause = descent == Descent::kReserved ? pf::P | pf::RSVD : 0;
       fault = page_fault(state, linear, kind, privilege, cause);
@@ -243,17 +242,17 @@ bool walk(const CpuState& state, memory::GuestMemory& memory, unsigned physical_
 }
 
 std::optional<Gpa> debug_walk(const CpuState& state, const memory::GuestMemory& memory,
-                              unsigned physical_bits, Gla linear) {
+                              const x86::PagingLimits& limits, Gla linear) {
   if ((state.cr0 & x86::cr0::PG) == 0) return Gpa(linear.page_base().value() & 0xFFFFFFFF);
-  const Geometry geometry = geometry_of(state, physical_bits, linear);
+  const Geometry geometry = geometry_of(state, limits, linear);
   Path path;
-  if (descend(geometry, memory, physical_bits, linear, path) != Descent::kMapped) return std::nullopt;
+  if (descend(geometry, memory, limits, linear, path) != Descent::kMapped) return std::nullopt;
   return mapped_page(geometry, path, linear);
 }
 
-bool load_pdptes(CpuState& state, const memory::GuestMemory& memory, unsigned physical_bits) {
+bool load_pdptes(CpuState& state, const memory::GuestMemory& memory, const x86::PagingLimits& limits) {
   // SDM 3A, 4.4.1 and table 4-8.
-  const u64 reserved = bits(63, physical_bits) | bits(8, 5) | bits(2, 1);
+  const u64 reserved = bits(63, limits.physical_bits) | bits(8, 5) | bits(2, 1);
   std::array<u64, 4> loaded{};
   for (unsigned i = 0; i < loaded.size(); ++i) {
     loaded[i] = load_entry(memory, Gpa((state.cr3 & 0xFFFFFFE0) + i * sizeof(u64)), sizeof(u64)).value;

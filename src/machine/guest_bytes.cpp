@@ -23,7 +23,7 @@ Result<GuestBytes> read_linear(const cpu::VcpuContext& context, const cpu::CpuSt
     const Gla at(address + found.bytes.size());
     if (at.value() < address || (at.value() >> 32 != 0 && !state.long_mode())) break;
     const std::size_t in_page = std::min<u64>(size - found.bytes.size(), kPageSize - at.page_offset());
-    const auto page = cpu::debug_walk(state, *context.memory, context.model->physical_bits(), at);
+    const auto page = cpu::debug_walk(state, *context.memory, context.model->paging_limits(), at);
     std::vector<u8> part(in_page);
     if (!page || !context.memory->read(*page + at.page_offset(), part)) break;
     found.bytes.insert(found.bytes.end(), part.begin(), part.end());

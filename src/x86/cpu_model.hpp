@@ -13,6 +13,7 @@
 
 #include "base/error.hpp"
 #include "x86/insn.hpp"
+#include "x86/paging.hpp"
 #include "x86/xsave_layout.hpp"
 
 namespace vert::x86 {
@@ -79,6 +80,7 @@ class CpuModel {
   void legacy_form(Insn& insn) const;
 
   [[nodiscard]] unsigned physical_bits() const { return 46; }
+  [[nodiscard]] PagingLimits paging_limits() const { return {physical_bits(), has(Feature::PDPE1GB)}; }
   /// The width of linear addresses that the processor supports, whatever CR4.LA57 says. Base addresses of
   /// segments and descriptor tables, MSRs that hold linear addresses, and INVPCID's operand are checked
   /// against it when they are loaded; RIP and accesses to memory follow CR4.LA57 (Intel, "5-Level Paging and

@@ -25,6 +25,12 @@ inline constexpr u64 kAddressMask = 0x000F'FFFF'FFFF'F000;
 
 namespace vert::x86 {
 
+/// Which page-table entries a processor takes, by CPUID leaf 8000_0008 and PDPE1GB of leaf 8000_0001.
+struct PagingLimits {
+  unsigned physical_bits = 46;
+  bool gigabyte_pages = true;
+};
+
 /// True if bits 63..(width-1) of `linear` are all equal (SDM 1, 3.3.7.1); width is 48 or 57.
 [[nodiscard]] constexpr bool is_canonical(u64 linear, unsigned width) {
   const auto sign_extended = static_cast<i64>(linear << (64 - width)) >> (64 - width);

@@ -213,7 +213,8 @@ struct alignas(64) Context {
   u8* ram_host = nullptr;                  // of frame 0
   u64 code_begin = 0;                      // the code cache
   u64 code_size = 0;
-  u64 physical_mask = 0;  // bits that an address in a page-table entry may have
+  u64 physical_mask = 0;        // bits that an address in a page-table entry may have
+  unsigned page_shift_end = 0;  // the largest pages have fewer address bits than that
 
   std::array<std::atomic<u64>, kTokenSlots> code_tokens[2] = {};  // supervisor, user
   std::array<u64, kJumps> jump_keys{};
@@ -266,16 +267,20 @@ inline void note_x87_selectors(Context& context) {
           .shadow = context.rip == context.shadow_rip};
 }
 
-/// Whether generated code must not go on: another thread wants something, or what had to wait at the last
-/// look has to wait no longer. Looked at before each entry; behind a shadow is soon enough, for the owner
-/// steps over it.
-[[nodiscard]] inline bool must_leave(const Context& context) {
-  if (context.attention.load(std::memory_order_seq_cst) != 0) return true;
+/// Whether what had to wait at the last look has to wait no longer. Behind a shadow is soon enough, for the
+/// owner steps over it.
+[[nodiscard]] inline bool held_is_deliverable(const Context& context) {
   if (context.held == 0) [[likely]]
     return false;
   cpu::Acceptance now = acceptance_of(context);
   now.shadow = false;
   return cpu::deliverable(context.held, now) != 0;
+}
+
+/// Whether generated code must not go on: another thread wants something, or what was held is deliverable.
+/// Looked at before each entry.
+[[nodiscard]] inline bool must_leave(const Context& context) {
+  return context.attention.load(std::memory_order_seq_cst) != 0 || held_is_deliverable(context);
 }
 
 /// Where the table of windows lies, from the Context's address on.

@@ -56,7 +56,7 @@ bool walk_wide(const Context& context, u64 linear, u64 table, unsigned shift, u6
     if ((entry & kUsable) != kUsable || (entry & reserved) != 0) return false;
     mapping.rights &= entry;
     const bool large = shift != kPageShift && (entry & pte::PS) != 0;
-    if (large && (shift >= 39 || (entry & bits(shift - 1, 13)) != 0)) return false;
+    if (large && (shift >= context.page_shift_end || (entry & bits(shift - 1, 13)) != 0)) return false;
     table = entry & pte::kAddressMask;
     if (!large && shift != kPageShift) continue;
     const u64 offset = bits(shift - 1, 0) & ~kPageOffsetMask;

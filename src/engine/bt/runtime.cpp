@@ -257,7 +257,7 @@ std::optional<ExitInfo> Runtime::go() {
     if (!enter(code)) return std::nullopt;
     const auto index = static_cast<u32>(context_->exit);
     // STI leaves by the interpreter if something is held; the only other way to set IF is a transfer.
-    VERT_DCHECK(index == kTransferredExit || context_->attention != 0 || !must_leave(*context_));
+    VERT_DCHECK(index == kTransferredExit || !held_is_deliverable(*context_) || context_->attention != 0);
     const CodeExit exit = store_.exits[index];
     if (exit.x87 != 0) note(store_.x87.unnoted[exit.x87], *context_);
     statistics_.count(exit);

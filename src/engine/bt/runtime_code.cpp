@@ -44,7 +44,7 @@ std::optional<Runtime::Fetched> Runtime::fetch(u64 linear, const Mode& mode) {
   const cpu::Privilege privilege = mode.user() ? cpu::Privilege::kUser : cpu::Privilege::kSupervisor;
   cpu::Translation translation;
   Fault fault;
-  if (!cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(linear), cpu::AccessKind::kExecute,
+  if (!cpu::walk(*state_, *vcpu_.memory, vcpu_.model->paging_limits(), Gla(linear), cpu::AccessKind::kExecute,
                  privilege, translation, fault))
     return std::nullopt;
   const u8* host = vcpu_.memory->host(translation.page, kPageSize);

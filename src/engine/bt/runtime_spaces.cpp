@@ -80,7 +80,7 @@ void Runtime::verify_page(u32 index) {
   const cpu::Privilege privilege = page.user ? cpu::Privilege::kUser : cpu::Privilege::kSupervisor;
   cpu::Translation translation;
   Fault fault;
-  bool there = cpu::walk(*state_, *vcpu_.memory, vcpu_.model->physical_bits(), Gla(page.linear),
+  bool there = cpu::walk(*state_, *vcpu_.memory, vcpu_.model->paging_limits(), Gla(page.linear),
                          cpu::AccessKind::kExecute, privilege, translation, fault);
   there = there && vcpu_.memory->host(translation.page, kPageSize) == page.host &&
           page.writable == code_writable(page.linear, page.user);

@@ -23,7 +23,7 @@ constexpr u64 kCr3NoFlush = u64{1} << 63;
 }
 
 [[nodiscard]] bool reload_pdptes(Core& core) {
-  return cpu::load_pdptes(core.state(), *core.context.memory, core.context.model->physical_bits());
+  return cpu::load_pdptes(core.state(), *core.context.memory, core.context.model->paging_limits());
 }
 
 /// Turning paging on or off enters or leaves long mode (SDM 3A, 9.8.5).

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "engine/bt/leaf.hpp"
 #include "engine/bt/tlb.hpp"
@@ -12,7 +13,9 @@ namespace vert::test {
 
 class TlbRig {
  public:
-  explicit TlbRig(Mode mode) : paging(mode) {
+  explicit TlbRig(Mode mode, std::string_view cpu = "host")
+      : paging(mode), model(x86::CpuModel::make(cpu).value()) {
+    paging.limits = model.paging_limits();
     vcpu.memory = paging.memory.get();
     vcpu.model = &model;
     context->state = &paging.state;
@@ -31,7 +34,7 @@ class TlbRig {
   }
 
   PagingRig paging;
-  x86::CpuModel model = x86::CpuModel::make("host").value();
+  x86::CpuModel model;
   cpu::VcpuContext vcpu;
   std::unique_ptr<bt::Context> context = std::make_unique<bt::Context>();
 };

@@ -60,14 +60,19 @@ void randomize(TlbRig& rig, std::mt19937_64& random, u64 linear) {
   if (paging.entry_size() == 4) flip(state.cr4, x86::cr4::PSE);
   if (paging.entry_size() == 8) flip(state.efer, x86::efer::NXE);
   if (paging.is_long()) flip(state.cr4, x86::cr4::PKE);
-  if (is_pae(paging)) static_cast<void>(cpu::load_pdptes(state, *paging.memory, kPhysicalBits));
+  if (is_pae(paging)) static_cast<void>(cpu::load_pdptes(state, *paging.memory, kLimits));
 }
 
-class WalkTest : public ::testing::TestWithParam<Mode> {};
+struct Case {
+  Mode mode;
+  const char* cpu = "host";
+};
+
+class WalkTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(WalkTest, AgreesWithTheFullWalk) {
   constexpr u64 kLinear = 0x1234'5678;
-  TlbRig rig(GetParam());
+  TlbRig rig(GetParam().mode, GetParam().cpu);
   std::mt19937_64 random(7);
   unsigned filled = 0;
   unsigned refused = 0;
@@ -103,7 +108,8 @@ TEST_P(WalkTest, AgreesWithTheFullWalk) {
   EXPECT_GT(refused, 2000U);
 }
 INSTANTIATE_TEST_SUITE_P(Modes, WalkTest,
-                         ::testing::Values(Mode::k32, Mode::kPae, Mode::k4Level, Mode::k5Level));
+                         ::testing::Values(Case{Mode::k32}, Case{Mode::kPae}, Case{Mode::k4Level},
+                                           Case{Mode::k5Level}, Case{Mode::k4Level, "host,-PDPE1GB"}));
 
 TEST(LeafWalk, RefusesAddressesThatAreNotCanonical) {
   TlbRig rig(Mode::k4Level);

@@ -13,6 +13,7 @@ namespace vert::test {
 enum class Mode { k32, kPae, k4Level, k5Level };
 
 inline constexpr unsigned kPhysicalBits = 46;
+inline constexpr x86::PagingLimits kLimits{.physical_bits = kPhysicalBits};
 inline constexpr u64 kPtePresent = x86::pte::P;
 inline constexpr u64 kPteOpen = x86::pte::P | x86::pte::RW | x86::pte::US;
 
@@ -69,16 +70,17 @@ class PagingRig {
       set_entry(level, linear, target | (pdpte ? kPtePresent : own_flags));
     }
     if (mode_ == Mode::kPae) {
-      ASSERT_TRUE(cpu::load_pdptes(state, *memory, kPhysicalBits));
+      ASSERT_TRUE(cpu::load_pdptes(state, *memory, limits));
     }
   }
 
   [[nodiscard]] bool walk(u64 linear, cpu::AccessKind kind, cpu::Privilege privilege) {
     fault = {};
-    return cpu::walk(state, *memory, kPhysicalBits, Gla(linear), kind, privilege, translation, fault);
+    return cpu::walk(state, *memory, limits, Gla(linear), kind, privilege, translation, fault);
   }
 
   std::unique_ptr<memory::GuestMemory> memory;
+  x86::PagingLimits limits = kLimits;
   cpu::CpuState state;
   cpu::Translation translation;
   x86::Fault fault;

@@ -125,7 +125,7 @@ class WalkSweep : public ::testing::TestWithParam<Mode> {
                        flag(c.reserved, u64{1} << kPhysicalBits) |
                        flag(rig_.is_long(), kKey << pte::kProtectionKeyShift));
     if (GetParam() == Mode::kPae) {
-      ASSERT_TRUE(cpu::load_pdptes(state, *rig_.memory, kPhysicalBits));
+      ASSERT_TRUE(cpu::load_pdptes(state, *rig_.memory, kLimits));
     }
   }
 

@@ -117,6 +117,14 @@ TEST_P(WalkTest, GiganticPage) {
   }
 }
 
+TEST_P(WalkTest, GiganticPageIsReservedWhereThereAreNone) {
+  if (!rig_.is_long()) GTEST_SKIP() << "long mode only";
+  rig_.limits.gigabyte_pages = false;
+  rig_.map(kLinear, u64{3} << 30, kPteOpen | pte::PS, rig_.levels() - 2);
+  EXPECT_FALSE(rig_.walk(kLinear, AccessKind::kRead, Privilege::kSupervisor));
+  EXPECT_EQ(rig_.fault, x86::Fault::page(pf::P | pf::RSVD, kLinear));
+}
+
 TEST_P(WalkTest, PageSizeIsReservedHigherUp) {
   if (!rig_.is_long()) GTEST_SKIP() << "long mode only";
   for (unsigned level = 0; level + 3 < rig_.levels(); ++level) {
@@ -155,9 +163,9 @@ TEST_P(WalkTest, GlobalNeedsPge) {
 
 TEST_P(WalkTest, DebugWalkChangesNothing) {
   rig_.map(kLinear, PagingRig::kPage, pte::P);
-  EXPECT_EQ(cpu::debug_walk(rig_.state, *rig_.memory, kPhysicalBits, Gla(kLinear)), Gpa(PagingRig::kPage));
+  EXPECT_EQ(cpu::debug_walk(rig_.state, *rig_.memory, kLimits, Gla(kLinear)), Gpa(PagingRig::kPage));
   EXPECT_EQ(rig_.entry(rig_.levels() - 1, kLinear), PagingRig::kPage | pte::P);
-  EXPECT_EQ(cpu::debug_walk(rig_.state, *rig_.memory, kPhysicalBits, Gla(kLinear + kPageSize)), std::nullopt);
+  EXPECT_EQ(cpu::debug_walk(rig_.state, *rig_.memory, kLimits, Gla(kLinear + kPageSize)), std::nullopt);
 }
 
 INSTANTIATE_TEST_SUITE_P(Modes, WalkTest,
@@ -195,17 +203,17 @@ TEST(Walk, PdptesAreCheckedAndKept) {
   EXPECT_TRUE(rig.walk(kLinear, AccessKind::kRead, Privilege::kUser));  // the registers, not memory
   for (const u64 reserved : {pte::RW, pte::US, u64{1} << 5, u64{1} << 8, u64{1} << kPhysicalBits, pte::XD}) {
     rig.set_entry(0, kLinear, kPtePresent | reserved);
-    EXPECT_FALSE(cpu::load_pdptes(rig.state, *rig.memory, kPhysicalBits)) << reserved;
+    EXPECT_FALSE(cpu::load_pdptes(rig.state, *rig.memory, kLimits)) << reserved;
     EXPECT_EQ(rig.state.pdpte, kept);
     rig.set_entry(0, kLinear, reserved);  // not present: nothing is checked
-    EXPECT_TRUE(cpu::load_pdptes(rig.state, *rig.memory, kPhysicalBits)) << reserved;
+    EXPECT_TRUE(cpu::load_pdptes(rig.state, *rig.memory, kLimits)) << reserved;
     rig.state.pdpte = kept;
   }
   rig.state.pdpte = {};
   EXPECT_FALSE(rig.walk(kLinear, AccessKind::kRead, Privilege::kUser));
   EXPECT_EQ(rig.fault.error_code, pf::U);
   rig.state.cr3 = PagingRig::kRamSize;
-  EXPECT_FALSE(cpu::load_pdptes(rig.state, *rig.memory, kPhysicalBits));
+  EXPECT_FALSE(cpu::load_pdptes(rig.state, *rig.memory, kLimits));
 }
 
 TEST(Walk, PcidIsNotPartOfTheAddress) {

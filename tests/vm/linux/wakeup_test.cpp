@@ -61,9 +61,10 @@ TEST_P(WakeupTest, ProcessorsComeAndGoUnderLoad) {
   if (GetParam() == 1) GTEST_SKIP() << "SKIP: the boot processor stays";
   const std::string times = std::to_string(long_tests() ? 200 : 10);
   const std::string last = "/sys/devices/system/cpu/cpu" + std::to_string(GetParam() - 1) + "/online";
+  // Without the wait busybox's shell may take the end of its job for the end of its input, and leave.
   EXPECT_EQ(guest().shell("while true; do ls / | cat; done > /dev/null 2>&1 & load=$!; for i in $(seq " +
                               times + "); do echo 0 > " + last + " && echo 1 > " + last +
-                              " || break; done; kill $load; echo $i",
+                              " || break; done; kill $load; wait $load; echo $i",
                           900s),
             times + "\n");
 }
