@@ -54,7 +54,10 @@ u64 load64(const u8* from) {
 }  // namespace
 
 GuestRig::GuestRig(const std::string& engine, unsigned vcpus, u64 ram_size, const std::string& cpu_model)
-    : model_(make_model(cpu_model)), memory_(ram(ram_size)) {
+    : GuestRig(engine, make_model(cpu_model), vcpus, ram_size) {}
+
+GuestRig::GuestRig(const std::string& engine, const x86::CpuModel& model, unsigned vcpus, u64 ram_size)
+    : model_(model), memory_(ram(ram_size)) {
   VERT_CHECK(vcpus >= 1 && vcpus <= kMaxVcpus && ram_size >= kRamSize);
   root_ = allocate_page();
   build_direct_map();

@@ -56,6 +56,8 @@ class GuestRig {
   /// Aborts with a message if the machine cannot be made: tests need not handle that.
   explicit GuestRig(const std::string& engine, unsigned vcpus = 1, u64 ram_size = kRamSize,
                     const std::string& cpu_model = "host");
+  GuestRig(const std::string& engine, const x86::CpuModel& model, unsigned vcpus = 1,
+           u64 ram_size = kRamSize);
 
   /// Maps `pages` pages at `linear` to fresh zeroed RAM; returns the host address of the first (they are
   /// contiguous). Remapping changes permissions' and frames alike; call flush() afterwards.

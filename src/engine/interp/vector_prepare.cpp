@@ -461,7 +461,8 @@ u8 Preparer::checked_alignment() const {
   const u16 size = op_.memory.size;
   switch (op_.kind) {
     case VectorKind::kByteMask: return 8;
-    case VectorKind::kXsave: return 4;
+    // An area for XSAVE that is not aligned to 64 bytes is #GP on AMD's processors in any case.
+    case VectorKind::kXsave: return amd_ && op_.gate != VectorGate::kFxsave ? u8{1} : u8{4};
     case VectorKind::kX87Control:
       if (size > 2) return insn_.operand_size >= 4 ? 4 : 2;  // environments
       break;

@@ -53,7 +53,7 @@ std::string first_of(const std::string& names) { return names.substr(0, names.fi
 }  // namespace
 
 struct GuestExecutor::Impl {
-  explicit Impl(const std::string& engines);
+  Impl(const std::string& engines, const x86::CpuModel& model);
 
   void load(const Input& input);
   [[nodiscard]] cpu::ExitInfo run_once(const Input& input, bool counted);
@@ -70,7 +70,8 @@ struct GuestExecutor::Impl {
   Output output;
 };
 
-GuestExecutor::Impl::Impl(const std::string& engines) : rig(first_of(engines)), watchdog(rig.events()) {
+GuestExecutor::Impl::Impl(const std::string& engines, const x86::CpuModel& model)
+    : rig(first_of(engines), model), watchdog(rig.events()) {
   for (std::size_t at = engines.find(','); at != std::string::npos; at = engines.find(',', at + 1)) {
     others.push_back(test::make_engine(first_of(engines.substr(at + 1)), rig.context()));
     VERT_CHECK(others.back() != nullptr);
@@ -150,7 +151,10 @@ void GuestExecutor::Impl::collect(const cpu::ExitInfo& exit, Output& to) {
   for (std::size_t i = 0; i < kWritablePages.size(); ++i) std::memcpy(to.data[i].data(), pages[i], kPageSize);
 }
 
-GuestExecutor::GuestExecutor(const std::string& engines) : impl_(std::make_unique<Impl>(engines)) {}
+GuestExecutor::GuestExecutor(const std::string& engines)
+    : GuestExecutor(engines, x86::CpuModel::make("host").value()) {}
+GuestExecutor::GuestExecutor(const std::string& engine, const x86::CpuModel& model)
+    : impl_(std::make_unique<Impl>(engine, model)) {}
 GuestExecutor::~GuestExecutor() = default;
 
 std::size_t GuestExecutor::capacity() const { return 1; }

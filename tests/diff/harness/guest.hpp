@@ -9,6 +9,7 @@
 #include <string>
 
 #include "diff/harness/case.hpp"
+#include "x86/cpu_model.hpp"
 
 namespace vert::diff {
 
@@ -16,6 +17,7 @@ class GuestExecutor final : public Executor {
  public:
   /// One engine, as "bt"; or several, as "bt,interp", that take turns every few instructions.
   explicit GuestExecutor(const std::string& engines);
+  GuestExecutor(const std::string& engine, const x86::CpuModel& model);
   ~GuestExecutor() override;
 
   [[nodiscard]] std::size_t capacity() const override;

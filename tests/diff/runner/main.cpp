@@ -1,9 +1,12 @@
 // The differential test as a program, for long campaigns:
 //   diff_runner [--engine NAME[,NAME]|native] [--instructions N] [--seed S] [--classes LIST] [--replay SEED]
 //   [--failures N]
+// and the recorder of what this host's processor does, for tests/diff/recorded:
+//   diff_runner --record FILE
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -14,6 +17,7 @@
 #include "diff/harness/exclusions.hpp"
 #include "diff/harness/guest.hpp"
 #include "diff/harness/native.hpp"
+#include "diff/harness/recorded.hpp"
 
 namespace {
 
@@ -23,7 +27,8 @@ using namespace vert::diff;
 constexpr std::string_view kUsage =
     "usage: diff_runner [--engine NAME[,NAME]|native] [--instructions N] [--seed S] [--replay SEED] "
     "[--failures N]\n"
-    "                   [--classes int,x87,mmx,sse,avx,avx512,bytes] [--exclusions yes]\n";
+    "                   [--classes int,x87,mmx,sse,avx,avx512,bytes] [--exclusions yes]\n"
+    "       diff_runner --record FILE\n";
 
 std::unique_ptr<Executor> make_guest(const std::string& engine) {
   if (engine != "native") return std::make_unique<GuestExecutor>(engine);
@@ -51,6 +56,16 @@ void print_result(const CampaignResult& result) {
   for (const auto& [vector, count] : result.endings) fmt::print(" #{}:{}", vector, count);
   fmt::print("\n{} instructions in {} cases, {} differ, {} without end\n", result.instructions, result.cases,
              result.failed_cases, result.timeouts);
+}
+
+int record_to(const std::string& path) {
+  const auto recording = record();
+  if (!recording) return fmt::print(stderr, "{}\n", recording.error().message), 1;
+  std::ofstream file(path);
+  file << write(*recording) << std::flush;
+  if (!file) return fmt::print(stderr, "cannot write {}\n", path), 1;
+  fmt::print("{} cases\n", recording->results.size());
+  return 0;
 }
 
 int run(std::map<std::string, std::string>& options) {
@@ -91,12 +106,13 @@ int run(std::map<std::string, std::string>& options) {
 int main(int argc, char** argv) {
   std::map<std::string, std::string> options = {
       {"--engine", "interp"}, {"--instructions", "1000000"}, {"--seed", "1"},      {"--classes", "int"},
-      {"--replay", ""},       {"--failures", "10"},          {"--exclusions", ""},
+      {"--replay", ""},       {"--failures", "10"},          {"--exclusions", ""}, {"--record", ""},
   };
   for (int i = 1; i < argc; i += 2) {
     if (!options.contains(argv[i]) || i + 1 >= argc) return fmt::print(stderr, "{}", kUsage), 1;
     options[argv[i]] = argv[i + 1];
   }
   if (!options["--exclusions"].empty()) return print_exclusions(), 0;
+  if (const std::string& path = options["--record"]; !path.empty()) return record_to(path);
   return run(options);
 }

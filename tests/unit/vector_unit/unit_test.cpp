@@ -187,7 +187,7 @@ TEST_F(UnitTest, AlignmentCheck) {
       {{0x0F, 0x10, 0x07}, 1, 1, 16},                   // movups
       {{0x0F, 0x58, 0x07}, 1, 16, 16},                  // addps
       {{0x0F, 0xAE, 0x07}, 4, 16, 4},                   // fxsave
-      {{0x0F, 0xAE, 0x27}, 4, 64, 4},                   // xsave
+      {{0x0F, 0xAE, 0x27}, 4, 64, 64},                  // xsave
       {{0xC4, 0xE2, 0x79, 0x13, 0x07}, 1, 1, 8},        // vcvtph2ps xmm0, m64
       {{0x62, 0xF1, 0x7C, 0x58, 0x58, 0x07}, 4, 1, 4},  // vaddps zmm0, m32{1to16}
   };
