@@ -16,9 +16,9 @@ constexpr u16 kRealModeData = Segment::kP | Segment::kS | Segment::kWritable | S
 constexpr u16 kRealModeCode = kRealModeData | Segment::kCode;
 
 /// What power-up, RESET and INIT have in common (SDM 3A, table 9-1).
-void reset_core(CpuState& state) {
+void reset_core(CpuState& state, const x86::CpuModel& model) {
   state.gpr = {};
-  state.gpr[x86::kRdx] = x86::CpuModel::kSignature;
+  state.gpr[x86::kRdx] = model.identity().signature;
   state.rip = 0xFFF0;
   state.rflags = x86::rflags::kFixed1;
   for (Segment& segment : state.segment) segment = {0, kRealModeData, 0xFFFF, 0, false};
@@ -104,18 +104,18 @@ Status check(const CpuState& state, const x86::CpuModel& model) {
   return {};
 }
 
-void reset(CpuState& state) {
-  reset_core(state);
+void reset(CpuState& state, const x86::CpuModel& model) {
+  reset_core(state, model);
   state.xcr0 = x86::xcr0::X87;
   state.msr = {};
   state.fpu = {};
   state.fpu.ftw = 0xFF;  // tag word 5555h: all hold +0.0
 }
 
-void init(CpuState& state) {
+void init(CpuState& state, const x86::CpuModel& model) {
   constexpr u64 kCacheControl = x86::cr0::CD | x86::cr0::NW;
   const u64 cache_control = state.cr0 & kCacheControl;
-  reset_core(state);
+  reset_core(state, model);
   state.cr0 = x86::cr0::ET | cache_control;
 }
 

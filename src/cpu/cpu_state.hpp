@@ -196,9 +196,9 @@ struct CpuState {
 
 /// The state after power-up or RESET (SDM 3A, 9.1.1 and table 9-1): real mode at FFFFFFF0h. tsc_offset is
 /// left to the caller, as it belongs to the whole machine.
-void reset(CpuState& state);
+void reset(CpuState& state, const x86::CpuModel& model);
 /// The state after INIT: as reset(), but the FPU, most MSRs, CR0.CD/NW and the TSC keep their values.
-void init(CpuState& state);
+void init(CpuState& state, const x86::CpuModel& model);
 /// Starts an application processor at vector * 4096 (SDM 3A, 8.4.3).
 void start_up(CpuState& state, u8 vector);
 

@@ -62,7 +62,7 @@ void set_up_processor(Vcpu& vcpu) {
   constexpr u32 kExtInt = 0x700;
   constexpr u32 kNmi = 0x400;
   cpu::CpuState& state = vcpu.state();
-  cpu::reset(state);
+  cpu::reset(state, *vcpu.context().model);
   state.msr.mtrr_def_type = kMtrrsOnWriteBack;
   cpu::LocalApic& apic = *vcpu.context().apic;
   apic.reset(false);

@@ -92,7 +92,7 @@ void Vcpu::settle_init() {
     owner_.vcpu_reset(*this);
     return;
   }
-  cpu::init(state_);
+  cpu::init(state_, *context_.model);
   context_.apic->reset(true);
   state_.activity = Activity::kWaitForSipi;
   engine_->state_changed();

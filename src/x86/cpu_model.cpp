@@ -1,9 +1,7 @@
 #include "x86/cpu_model.hpp"
 
-#include <cpuid.h>
 #include <algorithm>
 #include <bit>
-#include <cstring>
 
 #include "base/host_tsc.hpp"
 #include "x86/registers.hpp"
@@ -36,59 +34,25 @@ constexpr std::size_t index_of(Feature feature) { return static_cast<std::size_t
 // guests cheaper or safer. Not here though known: LA57 (longer walks for no use), MONITOR (idle guests shall
 // HLT), PKU.
 constexpr auto kEveryModel = std::to_array<Feature>({
-    FPU,
-    DE,
-    PSE,
-    TSC,
-    MSR,
-    PAE,
-    MCE,
-    CX8,
-    APIC,
-    SEP,
-    MTRR,
-    PGE,
-    MCA,
-    CMOV,
-    PAT,
-    PSE36,
-    CLFSH,
-    MMX,
-    FXSR,
-    SSE,
-    SSE2,
+    FPU,       DE,   PSE,     TSC,    MSR,           PAE,    MCE,    CX8,        APIC,   SEP,      MTRR,
+    PGE,       MCA,  CMOV,    PAT,    PSE36,         CLFSH,  MMX,    FXSR,       SSE,    SSE2,     SYSCALL,
+    LM,        PCID, X2APIC,  XSAVE,  TSC_DEADLINE,  RDRAND, RDSEED, HYPERVISOR, ARAT,   FSGSBASE, TSC_ADJUST,
+    SMEP,      ERMS, INVPCID, SMAP,   UMIP,          RDPID,  FSRM,   XSAVEOPT,   XSAVEC, XGETBV1,  XSAVES,
+    PREFETCHW, NX,   PDPE1GB, RDTSCP, INVARIANT_TSC,
+});
+
+// What tells a kernel that it needs no mitigations, and what else only one vendor's processors have.
+constexpr auto kEveryIntel = std::to_array<Feature>({
     SS,
-    SYSCALL,
-    LM,
-    PCID,
-    X2APIC,
-    XSAVE,
-    TSC_DEADLINE,
-    RDRAND,
-    RDSEED,
-    HYPERVISOR,
-    ARAT,
-    FSGSBASE,
-    TSC_ADJUST,
-    SMEP,
-    ERMS,
-    INVPCID,
-    SMAP,
-    UMIP,
-    RDPID,
-    FSRM,
     SPEC_CTRL,
     BHI_CTRL,  // else Linux clears branch histories by a loop at each system call
     ARCH_CAPABILITIES,
-    XSAVEOPT,
-    XSAVEC,
-    XGETBV1,
-    XSAVES,
-    PREFETCHW,
-    NX,
-    PDPE1GB,
-    RDTSCP,
-    INVARIANT_TSC,
+});
+constexpr auto kEveryAmd = std::to_array<Feature>({
+    TOPOLOGY_EXTENSIONS, MMX_EXT, IBPB, EFER_LMSLE_UNSUPPORTED, SSB_NO, BTC_NO, IBPB_RET, LFENCE_SERIALIZING,
+    NULL_SELECT_CLEARS_BASE, AUTOMATIC_IBRS, NO_SMM_CTL_MSR, SRSO_NO, SRSO_USER_KERNEL_NO, TSA_SQ_NO,
+    TSA_L1_NO,
+    TSA_NO,  // Linux 6.12 asks for all three
 });
 
 // x86-64 psABI, table 3.1: what each microarchitecture level adds.
@@ -147,6 +111,7 @@ constexpr auto kHostScalar = std::to_array<Feature>({
     PKU,
     FDP_EXCPTN_ONLY,
     ZERO_FCS_FDS,
+    RSTR_FP_ERR_PTRS,
 });
 
 struct Dependency {
@@ -159,6 +124,7 @@ constexpr auto kDependencies = std::to_array<Dependency>({
     {MMX, FPU},
     {FXSR, FPU},
     {SSE, FXSR},
+    {MMX_EXT, SSE},
     {SSE2, SSE},
     {SSE3, SSE2},
     {PCLMULQDQ, SSE2},
@@ -202,12 +168,6 @@ constexpr auto kDependencies = std::to_array<Dependency>({
 
 constexpr std::array<std::string_view, 4> kNames = {"x86-64-v2", "x86-64-v3", "x86-64-v4", "host"};
 
-CpuidResult host_cpuid(u32 leaf, u32 subleaf) {
-  CpuidResult result;
-  if (__get_cpuid_count(leaf, subleaf, &result.eax, &result.ebx, &result.ecx, &result.edx) == 0) return {};
-  return result;
-}
-
 u32& register_of(CpuidResult& result, Register reg) {
   switch (reg) {
     case Register::EAX: return result.eax;
@@ -249,34 +209,15 @@ std::optional<Feature> modified_feature(std::string_view modifier) {
   return static_cast<Feature>(info - kFeatures.begin());
 }
 
-constexpr u32 kMaxBasicLeaf = 0x1F;
 constexpr u32 kMaxHypervisorLeaf = 0x40000010;
-constexpr u32 kMaxExtendedLeaf = 0x80000008;
+constexpr u32 max_basic_leaf(Vendor vendor) { return vendor == Vendor::kAmd ? 0xD : 0x1F; }
+constexpr u32 max_extended_leaf(Vendor vendor) { return vendor == Vendor::kAmd ? 0x80000021 : 0x80000008; }
 
 constexpr u64 kLimitCpuid = u64{1} << 22;  // IA32_MISC_ENABLE (SDM 4, table 2-2)
 constexpr u64 kDisableXd = u64{1} << 34;
 
-enum class CacheType : u32 { kData = 1, kInstruction = 2, kUnified = 3 };
-
-/// One subleaf of CPUID.04H.
-CpuidResult cache(CacheType type, u32 level, u32 kib, u32 ways, u32 sharing, u32 cores) {
-  constexpr u32 kLine = 64;
-  const u32 sets = kib * 1024 / kLine / ways;
-  const u32 cores_field = std::min(std::bit_ceil(cores) - 1, 0x3FU);
-  return {
-      static_cast<u32>(type) | level << 5 | 1U << 8 | std::min(sharing - 1, 0xFFFU) << 14 | cores_field << 26,
-      (kLine - 1) | (ways - 1) << 22, sets - 1, 0};
-}
-
-CpuidResult cache_leaf(u32 subleaf, u32 vcpu_count) {
-  switch (subleaf) {
-    case 0: return cache(CacheType::kData, 1, 48, 12, 1, vcpu_count);
-    case 1: return cache(CacheType::kInstruction, 1, 32, 8, 1, vcpu_count);
-    case 2: return cache(CacheType::kUnified, 2, 2048, 16, 1, vcpu_count);
-    case 3: return cache(CacheType::kUnified, 3, 32768, 16, std::bit_ceil(vcpu_count), vcpu_count);
-    default: return {};
-  }
-}
+/// How many bits of APIC ids tell the cores of the package apart.
+u32 core_id_bits(const CpuidInput& input) { return static_cast<u32>(std::bit_width(input.vcpu_count - 1)); }
 
 /// CPUID.0BH and 1FH: one thread a core, all cores in one package.
 CpuidResult topology_leaf(const CpuidInput& input) {
@@ -284,22 +225,21 @@ CpuidResult topology_leaf(const CpuidInput& input) {
   const u32 subleaf = input.subleaf & 0xFF;
   switch (subleaf) {
     case 0: return {0, 1, kSmt << 8, input.apic_id};
-    case 1:
-      return {static_cast<u32>(std::bit_width(input.vcpu_count - 1)), input.vcpu_count & 0xFFFF,
-              kCore << 8 | subleaf, input.apic_id};
+    case 1: return {core_id_bits(input), input.vcpu_count & 0xFFFF, kCore << 8 | subleaf, input.apic_id};
     default: return {0, 0, subleaf, input.apic_id};
   }
 }
 
-CpuidResult vendor_leaf(u32 max_leaf) { return {max_leaf, 0x756E6547, 0x6C65746E, 0x49656E69}; }
+/// Many of leaf 1's bits stand in 8000_0001, too (APM 3, CPUID Fn8000_0001_EDX).
+bool repeated_on_amd(const FeatureInfo& info) {
+  constexpr u32 kRepeated = 0x0183F3FF;
+  return info.leaf == 1 && info.reg == Register::EDX && (kRepeated >> info.bit & 1) != 0;
+}
+
+/// APM 3, CPUID Fn8000_001E: one thread a core, all cores in one node.
+CpuidResult amd_topology_leaf(const CpuidInput& input) { return {input.apic_id, input.apic_id & 0xFF, 0, 0}; }
 
 }  // namespace
-
-Vendor host_vendor() {
-  constexpr u32 kAuth = 0x68747541, kHygo = 0x6F677948;  // how "AuthenticAMD" and "HygonGenuine" begin
-  const u32 begin = host_cpuid(0, 0).ebx;
-  return begin == kAuth || begin == kHygo ? Vendor::kAmd : Vendor::kIntel;
-}
 
 u32 host_mxcsr_mask() {
   static const u32 kMask = mxcsr_mask_with(host_has(MISALIGNSSE));
@@ -314,7 +254,7 @@ std::vector<std::string_view> CpuModel::feature_names() {
   return names;
 }
 
-Result<CpuModel> CpuModel::make(std::string_view name) {
+Result<CpuModel> CpuModel::make(std::string_view name, const CpuIdentity& host) {
   const std::string_view base = name.substr(0, name.find(','));
   const auto known = std::ranges::find(kNames, base);
   if (known == kNames.end())
@@ -326,12 +266,16 @@ Result<CpuModel> CpuModel::make(std::string_view name) {
   const auto add = [&features](std::span<const Feature> added, bool only_if_host_has = false) {
     for (const Feature feature : added) features[index_of(feature)] = !only_if_host_has || host_has(feature);
   };
+  model.identity_ = base == "host" ? host : CpuIdentity::intel(fmt::format("vert {}", base));
   add(kEveryModel);
+  if (model.vendor() == Vendor::kAmd)
+    add(kEveryAmd);
+  else
+    add(kEveryIntel);
   if (base == "host") {
     add(kVector, true);
     add(kHostScalar, true);
     model.xsave_layout_ = XsaveLayout::of_host();
-    model.vendor_ = host_vendor();
   } else {
     add(kLevel2);
     if (base >= "x86-64-v3") add(kLevel3);
@@ -423,7 +367,8 @@ u64 CpuModel::xcr0_allowed() const {
 }
 
 u64 CpuModel::efer_allowed() const {
-  return (has(SYSCALL) ? efer::SCE : 0) | (has(LM) ? efer::LME | efer::LMA : 0) | (has(NX) ? efer::NXE : 0);
+  return (has(SYSCALL) ? efer::SCE : 0) | (has(LM) ? efer::LME | efer::LMA : 0) | (has(NX) ? efer::NXE : 0) |
+         (has(AUTOMATIC_IBRS) ? efer::AIBRSE : 0);
 }
 
 u64 CpuModel::arch_capabilities() const {
@@ -456,39 +401,49 @@ CpuidResult CpuModel::cpuid(const CpuidInput& input) const {
   effective.vcpu_count = std::max(input.vcpu_count, 1U);
   if (input.leaf >= 0x40000000 && input.leaf <= 0x400000FF) {
     result = hypervisor_leaf(input.leaf);
-  } else if (input.leaf >= 0x80000000 && input.leaf <= kMaxExtendedLeaf) {
+  } else if (input.leaf >= 0x80000000 && input.leaf <= max_extended_leaf(vendor())) {
     result = extended_leaf(effective);
   } else {
     // Beyond the last leaf, Intel's processors answer as for the highest basic one (SDM 2A, CPUID).
-    effective.leaf = std::min(input.leaf, kMaxBasicLeaf);
+    const u32 last = max_basic_leaf(vendor());
+    if (input.leaf > last && vendor() == Vendor::kAmd) return {};
+    effective.leaf = std::min(input.leaf, last);
     result = basic_leaf(effective);
   }
-  const bool has_subleaves = effective.leaf == 0x7 || effective.leaf == 0xD;
+  const u32 leaf = effective.leaf;
+  const u32 subleaf = leaf == 0x7 || leaf == 0xD ? input.subleaf : 0;
   for (std::size_t i = 0; i < kFeatures.size(); ++i) {
     const FeatureInfo& info = kFeatures[i];
-    if (features_[i] && info.leaf == effective.leaf && info.subleaf == (has_subleaves ? input.subleaf : 0))
-      register_of(result, info.reg) |= 1U << info.bit;
+    const bool is_here = info.leaf == leaf && info.subleaf == subleaf;
+    const bool is_repeated = leaf == 0x80000001 && vendor() == Vendor::kAmd && repeated_on_amd(info);
+    if (features_[i] && (is_here || is_repeated)) register_of(result, info.reg) |= 1U << info.bit;
   }
   // SDM 3A, 10.4.3.
-  if (effective.leaf == 0x1 && !input.apic_enabled) result.edx &= ~(1U << kFeatures[index_of(APIC)].bit);
-  if (effective.leaf == 0x80000001 && (input.misc_enable & kDisableXd) != 0)
+  if ((leaf == 0x1 || leaf == 0x80000001) && !input.apic_enabled)
+    result.edx &= ~(1U << kFeatures[index_of(APIC)].bit);
+  if (leaf == 0x80000001 && (input.misc_enable & kDisableXd) != 0)
     result.edx &= ~(1U << kFeatures[index_of(NX)].bit);
   return result;
 }
 
 CpuidResult CpuModel::basic_leaf(const CpuidInput& input) const {
   const auto mhz = static_cast<u32>((tsc_frequency_ + 500'000) / 1'000'000);
+  const bool amd = vendor() == Vendor::kAmd;
   switch (input.leaf) {
-    case 0x0: return vendor_leaf((input.misc_enable & kLimitCpuid) != 0 ? 2 : kMaxBasicLeaf);
+    case 0x0: {
+      CpuidResult result = identity_.vendor_string;
+      result.eax = (input.misc_enable & kLimitCpuid) != 0 ? 2 : max_basic_leaf(vendor());
+      return result;
+    }
     case 0x1: {
       constexpr u32 kClflushLine = 64 / 8, kHtt = 1U << 28, kOsxsave = 1U << 27;
       const u32 ids = std::min(std::bit_ceil(input.vcpu_count), 0xFFU);
-      return {kSignature, kClflushLine << 8 | ids << 16 | input.apic_id << 24,
+      return {identity_.signature, kClflushLine << 8 | ids << 16 | input.apic_id << 24,
               (input.cr4 & cr4::OSXSAVE) != 0 ? kOsxsave : 0, input.vcpu_count > 1 ? kHtt : 0};
     }
     // The TLB's descriptors of a modern core; FFh sends to leaf 4 for the caches.
-    case 0x2: return {0x76036301, 0x00F0B5FF, 0, 0x00C30000};
-    case 0x4: return cache_leaf(input.subleaf, input.vcpu_count);
+    case 0x2: return amd ? CpuidResult{} : CpuidResult{0x76036301, 0x00F0B5FF, 0, 0x00C30000};
+    case 0x4: return amd ? CpuidResult{} : cache_leaf(input);
     // Extensions enumerated, but no C-state to hint at: Linux prefers HLT then.
     case 0x5: return has(MONITOR) ? CpuidResult{64, 64, 1, 0} : CpuidResult{};
     case 0x7: {
@@ -530,23 +485,42 @@ CpuidResult CpuModel::hypervisor_leaf(u32 leaf) const {
 }
 
 CpuidResult CpuModel::extended_leaf(const CpuidInput& input) const {
+  constexpr u32 kBrand = 0x80000002, kCmpLegacy = 1U << 1;
+  const bool amd = vendor() == Vendor::kAmd;
   switch (input.leaf) {
-    case 0x80000000: return {kMaxExtendedLeaf, 0, 0, 0};
-    case 0x80000002:
-    case 0x80000003:
-    case 0x80000004: return brand_leaf(input.leaf);
-    case 0x80000006: return {0, 0, 2048U << 16 | 8U << 12 | 64U, 0};  // L2: KiB, 16 ways, line
-    case 0x80000008: return {physical_bits() | linear_bits() << 8, 0, 0, 0};
+    case 0x80000000: {
+      CpuidResult result = amd ? identity_.vendor_string : CpuidResult{};
+      result.eax = max_extended_leaf(vendor());
+      return result;
+    }
+    case 0x80000001:
+      return amd ? CpuidResult{identity_.signature, 0, input.vcpu_count > 1 ? kCmpLegacy : 0, 0}
+                 : CpuidResult{};
+    case kBrand:
+    case kBrand + 1:
+    case kBrand + 2: return identity_.brand[input.leaf - kBrand];
+    case 0x80000005: return identity_.level1;
+    case 0x80000006: return identity_.level2;
+    case 0x80000008: {
+      const u32 cores = amd ? core_id_bits(input) << 12 | ((input.vcpu_count - 1) & 0xFF) : 0;
+      return {physical_bits() | linear_bits() << 8, 0, cores, 0};
+    }
+    case 0x8000001D: return cache_leaf(input);
+    case 0x8000001E: return amd_topology_leaf(input);
     default: return {};
   }
 }
 
-CpuidResult CpuModel::brand_leaf(u32 leaf) const {
-  std::array<char, 48> brand{};
-  fmt::format_to_n(brand.begin(), brand.size() - 1, "vert {}", name_);
-  std::array<u32, 4> words{};
-  std::memcpy(words.data(), brand.data() + (leaf - 0x80000002) * sizeof words, sizeof words);
-  return {words[0], words[1], words[2], words[3]};
+/// CPUID.04H, and 8000001DH, which does not tell the number of cores: the last level is shared by all vCPUs.
+CpuidResult CpuModel::cache_leaf(const CpuidInput& input) const {
+  if (input.subleaf >= CpuIdentity::kCaches) return {};
+  CpuidResult result = identity_.caches[input.subleaf];
+  const u32 level = result.eax >> 5 & 7;
+  if (level == 0) return {};
+  const u32 vcpus = std::bit_ceil(input.vcpu_count);
+  if (level == 3) result.eax |= std::min(vcpus - 1, 0xFFFU) << 14;
+  if (input.leaf == 4) result.eax |= std::min(vcpus - 1, 0x3FU) << 26;
+  return result;
 }
 
 }  // namespace vert::x86

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "x86/cpu_identity.hpp"
 #include "x86/insn.hpp"
 #include "x86/paging.hpp"
 #include "x86/xsave_layout.hpp"
@@ -24,11 +25,6 @@ enum class Feature : u8 {
 #include "x86/features.inc"
 #undef VERT_FEATURE
   kCount,
-};
-
-struct CpuidResult {
-  u32 eax = 0, ebx = 0, ecx = 0, edx = 0;
-  bool operator==(const CpuidResult&) const = default;
 };
 
 /// What CPUID's answer depends on besides the model.
@@ -44,9 +40,6 @@ struct CpuidInput {
   bool apic_enabled = true;  // IA32_APIC_BASE.EN
 };
 
-enum class Vendor : u8 { kIntel, kAmd };
-/// kAmd for Hygon's processors, too.
-[[nodiscard]] Vendor host_vendor();
 /// As CpuModel::mxcsr_mask().
 [[nodiscard]] u32 host_mxcsr_mask();
 
@@ -54,16 +47,15 @@ enum class Vendor : u8 { kIntel, kAmd };
 
 class CpuModel {
  public:
-  /// Family 6, model 8Fh (Sapphire Rapids), stepping 8, whatever the features: user programs that tune by
-  /// model find a modern core, and kernels find none of the old cores' errata.
-  static constexpr u32 kSignature = 0x000806F8;
   /// The core crystal clock, which also drives the local APIC's timer (SDM 3A, 10.5.4).
   static constexpr u64 kCrystalFrequency = 1'000'000'000;
 
   /// "x86-64-v2", "x86-64-v3", "x86-64-v4", or "host": all that vert knows and this host has. Features may be
   /// added and taken away by name ("x86-64-v3,+LA57,-RDSEED"); what needs a feature goes with it. Vector
-  /// features that this host lacks are an error, since they run on the host's own units; it says which.
-  [[nodiscard]] static Result<CpuModel> make(std::string_view name);
+  /// features that this host lacks are an error, since they run on the host's own units; it says which. Model
+  /// "host" takes its vendor from `host`.
+  [[nodiscard]] static Result<CpuModel> make(std::string_view name,
+                                             const CpuIdentity& host = CpuIdentity::of_host());
   [[nodiscard]] static std::span<const std::string_view> names();
   [[nodiscard]] static std::vector<std::string_view> feature_names();
 
@@ -99,7 +91,8 @@ class CpuModel {
   /// MXCSR's bits that may be set (SDM 1, 11.6.6; APM 2, 11.5.10).
   [[nodiscard]] u32 mxcsr_mask() const { return mxcsr_mask_with(has(Feature::MISALIGNSSE)); }
   /// Whose rules hold where the vendors' processors differ. Intel's for named models.
-  [[nodiscard]] Vendor vendor() const { return vendor_; }
+  [[nodiscard]] Vendor vendor() const { return identity_.vendor; }
+  [[nodiscard]] const CpuIdentity& identity() const { return identity_; }
 
  private:
   using FeatureSet = std::array<bool, static_cast<std::size_t>(Feature::kCount)>;
@@ -108,13 +101,13 @@ class CpuModel {
   [[nodiscard]] CpuidResult extended_leaf(const CpuidInput& input) const;
   [[nodiscard]] CpuidResult hypervisor_leaf(u32 leaf) const;
   [[nodiscard]] CpuidResult xsave_leaf(const CpuidInput& input) const;
-  [[nodiscard]] CpuidResult brand_leaf(u32 leaf) const;
+  [[nodiscard]] CpuidResult cache_leaf(const CpuidInput& input) const;
   void set_tsc_frequency(u64 hz);
 
   std::string_view name_;
   FeatureSet features_{};
   XsaveLayout xsave_layout_ = XsaveLayout::common();
-  Vendor vendor_ = Vendor::kIntel;
+  CpuIdentity identity_;
   u64 tsc_frequency_ = 0;
   u32 tsc_ratio_numerator_ = 1;  // TSC frequency / kCrystalFrequency
   u32 tsc_ratio_denominator_ = 1;

@@ -36,7 +36,7 @@ bool CpuModel::allows(const Insn& insn, CodeSize size) const {
     case ZYDIS_ISA_SET_LZCNT: return true;
 
     // 0F 0D with a register is a hint to Intel's processors only (APM 3, PREFETCH).
-    case ZYDIS_ISA_SET_PREFETCH_NOP: return vendor_ != Vendor::kAmd || insn.modrm < 0xC0;
+    case ZYDIS_ISA_SET_PREFETCH_NOP: return vendor() != Vendor::kAmd || insn.modrm < 0xC0;
     case ZYDIS_ISA_SET_X87: return has(FPU);
     case ZYDIS_ISA_SET_PENTIUMMMX: return has(MMX);
     case ZYDIS_ISA_SET_CMOV: return has(CMOV);

@@ -100,6 +100,7 @@ inline constexpr u64 SCE = 1U << 0;
 inline constexpr u64 LME = 1U << 8;
 inline constexpr u64 LMA = 1U << 10;
 inline constexpr u64 NXE = 1U << 11;
+inline constexpr u64 AIBRSE = 1U << 21;  // AMD's: a hint
 }  // namespace efer
 
 /// XCR0 and the XSAVE state components (SDM 1, 13.1).
@@ -171,6 +172,11 @@ enum class Msr : u32 {
   IA32_GS_BASE = 0xC0000101,
   IA32_KERNEL_GS_BASE = 0xC0000102,
   IA32_TSC_AUX = 0xC0000103,
+  AMD_SYSCFG = 0xC0010010,
+  AMD_HWCR = 0xC0010015,
+  AMD_NB_CFG = 0xC001001F,
+  AMD_PATCH_LOADER = 0xC0010020,
+  AMD_DE_CFG = 0xC0011029,
 };
 
 /// IA32_APIC_BASE.

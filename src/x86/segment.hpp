@@ -55,6 +55,12 @@ struct Segment {
   [[nodiscard]] constexpr bool is_long() const { return (attributes & kL) != 0; }
   [[nodiscard]] constexpr bool is_big() const { return (attributes & kDb) != 0; }
 
+  /// Names another descriptor of that privilege; all else stays as it was loaded.
+  constexpr void select(u16 new_selector, u8 new_dpl) {
+    selector = new_selector;
+    attributes = static_cast<u16>((attributes & ~(3U << kDplShift)) | unsigned{new_dpl} << kDplShift);
+  }
+
   template <typename Archive>
   void fields(Archive& a) {
     a("selector", selector);

@@ -15,6 +15,7 @@
 #include "cpu/cpu_state.hpp"
 #include "cpu/mmu.hpp"
 #include "cpu/pause_loop.hpp"
+#include "x86/cpu_identity.hpp"
 #include "x86/xsave_layout.hpp"
 
 namespace vert::bt {
@@ -191,7 +192,8 @@ struct alignas(64) Context {
   u8 never = 0;  // in its place, for generated code that is not to look (EngineAids::no_looks)
   // Set by the look timer's signal while a leaf function runs: go on step by step behind it.
   std::atomic<u8> step_on = 0;
-  alignas(32) X87Code x87_code;  // three that are written at once, in one cache line
+  x86::Vendor vendor = x86::Vendor::kIntel;  // of the guest's processor
+  alignas(32) X87Code x87_code;              // three that are written at once, in one cache line
   X87Data x87_data;
   u64 x87_data_pointer = 0;
   u64 jump_mask = kJumpMask;

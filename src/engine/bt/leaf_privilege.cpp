@@ -131,7 +131,14 @@ extern "C" bool leaf_sysret(Context* context) {
   context->rip = target;
   set_flags(*context, flags);
   const unsigned base = static_cast<unsigned>(state.msr.star >> 48);
-  load_flat(state, (base + 16) | 3, (base + 8) | 3, 3);
+  const Segment stack = state.seg(x86::kSs);
+  const unsigned stack_selector = (base + 8) | 3;
+  load_flat(state, (base + 16) | 3, stack_selector, 3);
+  if (context->vendor == x86::Vendor::kAmd) {
+    // APM 3, SYSRET: of SS, only the selector is loaded.
+    state.seg(x86::kSs) = stack;
+    state.seg(x86::kSs).select(static_cast<u16>(stack_selector), 3);
+  }
   return true;
 }
 

@@ -64,6 +64,7 @@ void init(Context& context, const cpu::VcpuContext& vcpu) {
   context.ram_host = memory.host(regions[0].base, regions[0].size);
   context.physical_mask = (u64{1} << vcpu.model->physical_bits()) - 1;
   context.page_shift_end = vcpu.model->paging_limits().gigabyte_pages ? 31 : 22;
+  context.vendor = vcpu.model->vendor();
   flush_all(context);
 }
 

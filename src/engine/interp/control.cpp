@@ -77,8 +77,7 @@ Outcome call(Core& core, const Op& op) {
     target = relative_target(core, op);
   else if (!core.load_zero_extended(op, 0, target))
     return Outcome::kFault;
-  const bool checks_first = core.context.model->vendor() == x86::Vendor::kAmd;
-  if (checks_first && !core.valid_target(truncate(target, size))) return core.raise(Fault::gp());
+  if (core.is_amd() && !core.valid_target(truncate(target, size))) return core.raise(Fault::gp());
   const u64 old_rsp = core.state().gpr[kRsp];
   if (!core.push_sized(core.next_rip, size)) return Outcome::kFault;
   const Outcome outcome = core.jump(target, size);
@@ -186,41 +185,70 @@ void set_flat_stack(cpu::CpuState& state, u16 selector, u8 dpl) {
   state.seg(kSs) = {selector, attributes, 0xFFFFFFFF, 0, false};
 }
 
-// SDM 2B, SYSCALL: on Intel's processors in 64-bit mode only.
+/// Intel's processors know SYSCALL and SYSRET in 64-bit mode only; AMD's everywhere.
+[[nodiscard]] bool has_syscall(const Core& core) {
+  return (core.state().efer & efer::SCE) != 0 && (core.code64() || core.is_amd());
+}
+
+// SDM 2B, SYSCALL; APM 3, SYSCALL: AMD's enter by CSTAR from compatibility mode, and by STAR outside long
+// mode.
 Outcome syscall(Core& core, const Op&) {
   cpu::CpuState& state = core.state();
-  if (!core.code64() || (state.efer & efer::SCE) == 0) return core.raise(Fault::ud());
+  if (!has_syscall(core)) return core.raise(Fault::ud());
+  const bool to_long = state.long_mode();
   state.gpr[kRcx] = core.next_rip;
-  state.gpr[kR11] = state.rflags & ~rflags::RF;
-  state.rip = state.msr.lstar;
-  state.rflags = (state.rflags & ~(state.msr.fmask | rflags::RF)) | rflags::kFixed1;
+  u64 cleared = rflags::RF;
+  if (to_long) {
+    state.gpr[kR11] = state.rflags & ~rflags::RF;
+    state.rip = core.code64() ? state.msr.lstar : state.msr.cstar;
+    cleared |= state.msr.fmask;
+  } else {
+    state.rip = truncate(state.msr.star, 4);
+    cleared |= rflags::VM | rflags::IF;
+  }
+  state.rflags = (state.rflags & ~cleared) | rflags::kFixed1;
   const u16 cs = static_cast<u16>((state.msr.star >> 32) & 0xFFFC);
-  set_flat_code(state, cs, 0, true);
+  set_flat_code(state, cs, 0, to_long);
   set_flat_stack(state, static_cast<u16>(cs + 8), 0);
   core.mode_changed();
   return Outcome::kJump;
 }
 
-// SDM 2B, SYSRET: a non-canonical RCX faults in ring 0, before anything changes.
+// SDM 2B, SYSRET: a non-canonical RCX faults in ring 0, before anything changes. APM 3, SYSRET: on AMD's
+// processors the fetch faults, in ring 3; of SS only the selector is loaded; RFLAGS comes from R11 in 64-bit
+// mode only.
 Outcome sysret(Core& core, const Op& op) {
   cpu::CpuState& state = core.state();
-  if (!core.code64() || (state.efer & efer::SCE) == 0) return core.raise(Fault::ud());
-  if (state.cpl != 0) return core.raise(Fault::gp());
+  if (!has_syscall(core)) return core.raise(Fault::ud());
+  if (state.cpl != 0 || !state.protected_mode()) return core.raise(Fault::gp());
   const bool to_long = op.insn.operand_size == 8;
-  if (to_long && !is_canonical(state.gpr[kRcx], state.linear_bits())) return core.raise(Fault::gp());
-  state.rip = to_long ? state.gpr[kRcx] : truncate(state.gpr[kRcx], 4);
-  constexpr u64 kLoaded = rflags::kDefined & ~(rflags::RF | rflags::VM);
-  state.rflags = (state.gpr[kR11] & kLoaded) | rflags::kFixed1;
+  const bool amd = core.is_amd();
+  if (to_long && !amd && !is_canonical(state.gpr[kRcx], state.linear_bits())) return core.raise(Fault::gp());
+  if (core.code64()) {
+    constexpr u64 kLoaded = rflags::kDefined & ~(rflags::RF | rflags::VM);
+    state.rflags = (state.gpr[kR11] & kLoaded) | rflags::kFixed1;
+  } else {
+    state.rflags |= rflags::IF;
+  }
+  const u64 target = truncate(state.gpr[kRcx], to_long ? 8 : 4);
+  state.rip = target;
   const u16 base = static_cast<u16>(state.msr.star >> 48);
   set_flat_code(state, static_cast<u16>((to_long ? base + 16 : base) | 3), 3, to_long);
-  set_flat_stack(state, static_cast<u16>((base + 8) | 3), 3);
+  if (amd)
+    state.seg(kSs).select(static_cast<u16>((base + 8) | 3), 3);
+  else
+    set_flat_stack(state, static_cast<u16>((base + 8) | 3), 3);
   core.mode_changed();
-  return Outcome::kJump;
+  return core.valid_target(target) ? Outcome::kJump : core.raise(Fault::gp());
 }
+
+/// AMD's processors have SYSENTER and SYSEXIT outside long mode only (APM 3, SYSENTER).
+[[nodiscard]] bool has_sysenter(const Core& core) { return !core.is_amd() || !core.state().long_mode(); }
 
 // SDM 2B, SYSENTER.
 Outcome sysenter(Core& core, const Op&) {
   cpu::CpuState& state = core.state();
+  if (!has_sysenter(core)) return core.raise(Fault::ud());
   if (!state.protected_mode()) return core.raise(Fault::gp());
   if ((state.msr.sysenter_cs & 0xFFFC) == 0) return core.raise(Fault::gp());
   state.rflags &= ~(rflags::VM | rflags::IF | rflags::RF);
@@ -238,7 +266,9 @@ Outcome sysenter(Core& core, const Op&) {
 Outcome sysexit(Core& core, const Op& op) {
   cpu::CpuState& state = core.state();
   const u64 cs_base = state.msr.sysenter_cs;
-  if (!state.protected_mode() || state.cpl != 0 || (cs_base & 0xFFFC) == 0) return core.raise(Fault::gp());
+  if (!state.protected_mode() || state.cpl != 0) return core.raise(Fault::gp());
+  if (!has_sysenter(core)) return core.raise(Fault::ud());
+  if ((cs_base & 0xFFFC) == 0) return core.raise(Fault::gp());
   const bool to_long = op.insn.operand_size == 8;
   if (to_long && (!is_canonical(state.gpr[kRcx], state.linear_bits()) ||
                   !is_canonical(state.gpr[kRdx], state.linear_bits())))

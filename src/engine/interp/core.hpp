@@ -73,6 +73,7 @@ class Core {
   [[nodiscard]] u32 take_breakpoint_hits() { return mmu.take_watch_hits() | std::exchange(port_hits_, 0); }
 
   [[nodiscard]] x86::CodeSize code_size() const { return code_size_; }
+  [[nodiscard]] bool is_amd() const { return context.model->vendor() == x86::Vendor::kAmd; }
   [[nodiscard]] bool code64() const { return code_size_ == x86::CodeSize::k64; }
 
   Outcome raise(const x86::Fault& raised) {

@@ -73,9 +73,36 @@ constexpr u32 number(Msr msr) { return static_cast<u32>(msr); }
   }
 }
 
+/// AMD's MSRs that kernels read and write though no CPUID bit tells of them: they configure what vert does
+/// not have, so writes have no effect. Nothing if `index` is none of them.
+[[nodiscard]] std::optional<u64> fixed_on_amd(u32 index) {
+  constexpr u64 kTscFrequencyIsThatOfP0 = u64{1} << 24;
+  constexpr u64 kLfenceSerializes = u64{1} << 1;
+  switch (static_cast<Msr>(index)) {
+    case Msr::AMD_HWCR: return kTscFrequencyIsThatOfP0;
+    case Msr::AMD_DE_CFG: return kLfenceSerializes;
+    case Msr::AMD_SYSCFG:
+    case Msr::AMD_NB_CFG:
+    case Msr::AMD_PATCH_LOADER: return 0;
+    default: return std::nullopt;
+  }
+}
+
+/// MSRs of Intel's processors only.
+[[nodiscard]] bool only_on_intel(u32 index) {
+  switch (static_cast<Msr>(index)) {
+    case Msr::IA32_PLATFORM_ID:
+    case Msr::IA32_FEATURE_CONTROL:
+    case Msr::IA32_BIOS_UPDT_TRIG:
+    case Msr::IA32_MISC_ENABLE: return true;
+    default: return false;
+  }
+}
+
 /// Features that an MSR exists with.
 [[nodiscard]] bool exists(const CpuModel& model, const cpu::CpuState& state, u32 index) {
   if (fixed_mtrr(index) || variable_mtrr(state, index)) return model.has(Feature::MTRR);
+  if (model.vendor() == Vendor::kAmd ? only_on_intel(index) : fixed_on_amd(index).has_value()) return false;
   switch (static_cast<Msr>(index)) {
     case Msr::IA32_MTRRCAP:
     case Msr::IA32_MTRR_DEF_TYPE: return model.has(Feature::MTRR);
@@ -95,7 +122,7 @@ constexpr u32 number(Msr msr) { return static_cast<u32>(msr); }
     case Msr::IA32_KERNEL_GS_BASE: return model.has(Feature::LM);
     case Msr::IA32_EFER: return model.efer_allowed() != 0;
     case Msr::IA32_SPEC_CTRL: return model.has(Feature::SPEC_CTRL);
-    case Msr::IA32_PRED_CMD: return model.has(Feature::SPEC_CTRL);
+    case Msr::IA32_PRED_CMD: return model.has(Feature::SPEC_CTRL) || model.has(Feature::IBPB);
     case Msr::IA32_FLUSH_CMD: return false;  // not offered
     case Msr::IA32_ARCH_CAPABILITIES: return model.has(Feature::ARCH_CAPABILITIES);
     case Msr::IA32_APIC_BASE: return model.has(Feature::APIC);
@@ -184,14 +211,14 @@ std::optional<u64> read_msr(Core& core, u32 index) {
   if (index >= number(Msr::IA32_X2APIC_FIRST) && index <= number(Msr::IA32_X2APIC_LAST))
     return core.context.apic->msr_read(index);
   if (const u64* value = plain_value(state, index)) return *value;
+  if (const auto fixed = fixed_on_amd(index)) return *fixed;
   constexpr u64 kMtrrCapabilities = 0x508;  // eight variable ranges, fixed ones, write-combining
-  constexpr u64 kMicrocodeRevision = u64{1} << 32;
   switch (static_cast<Msr>(index)) {
     case Msr::IA32_TSC: return guest_tsc(state);
     case Msr::IA32_APIC_BASE: return core.context.apic->base_msr();
     case Msr::IA32_FEATURE_CONTROL: return state.msr.feature_control;
     case Msr::IA32_PLATFORM_ID: return 0;
-    case Msr::IA32_BIOS_SIGN_ID: return kMicrocodeRevision;
+    case Msr::IA32_BIOS_SIGN_ID: return core.context.model->identity().microcode_revision();
     case Msr::IA32_MTRRCAP: return kMtrrCapabilities;
     case Msr::IA32_MCG_CAP: return 0;  // no banks
     case Msr::IA32_ARCH_CAPABILITIES: return core.context.model->arch_capabilities();
@@ -206,6 +233,7 @@ bool write_msr(Core& core, u32 index, u64 value) {
   if (index >= number(Msr::IA32_X2APIC_FIRST) && index <= number(Msr::IA32_X2APIC_LAST))
     return core.context.apic->msr_write(index, value);
   if (const auto i = variable_mtrr(state, index)) return write_variable_mtrr(core, *i, value);
+  if (fixed_on_amd(index)) return true;
   switch (static_cast<Msr>(index)) {
     case Msr::IA32_EFER: return write_efer(core, value);
     case Msr::IA32_TSC: move_tsc(core, value - guest_tsc(state)); return true;

@@ -147,7 +147,7 @@ class EarlyModeTest : public SystemTest {
 
   cpu::CpuState real_state() {
     cpu::CpuState state;
-    cpu::reset(state);
+    cpu::reset(state, rig().model());
     state.rip = kEntry;
     for (x86::Segment& segment : state.segment) {
       segment.selector = 0;

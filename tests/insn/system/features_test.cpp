@@ -123,6 +123,23 @@ const std::vector<Gated> kGated = {
     {"LM", {}, 0, efer::LME | efer::LMA, 0, {0xC000'0100, 0xC000'0102}},
     {"INVARIANT_TSC"},
     {"CLZERO", {{0x0F, 0x01, 0xFC}}},
+    {"TOPOLOGY_EXTENSIONS"},
+    {"MMX_EXT"},
+    {"RSTR_FP_ERR_PTRS"},
+    {"IBPB"},
+    {"EFER_LMSLE_UNSUPPORTED"},
+    {"SSB_NO"},
+    {"BTC_NO"},
+    {"IBPB_RET"},
+    {"LFENCE_SERIALIZING"},
+    {"NULL_SELECT_CLEARS_BASE"},
+    {"AUTOMATIC_IBRS", {}, 0, efer::AIBRSE},
+    {"NO_SMM_CTL_MSR"},
+    {"SRSO_NO"},
+    {"SRSO_USER_KERNEL_NO"},
+    {"TSA_SQ_NO"},
+    {"TSA_L1_NO"},
+    {"TSA_NO"},
 };
 
 const Gated& row_of(std::string_view feature) {
@@ -132,8 +149,10 @@ const Gated& row_of(std::string_view feature) {
 }
 
 /// Nothing if this host cannot run the model.
-std::optional<x86::CpuModel> model(const std::string& name) {
-  auto made = x86::CpuModel::make(name);
+std::optional<x86::CpuModel> model(const std::string& name, x86::Vendor vendor = x86::Vendor::kIntel) {
+  x86::CpuIdentity identity = x86::CpuIdentity::intel("vert host");
+  identity.vendor = vendor;
+  auto made = x86::CpuModel::make(name, identity);
   return made ? std::optional(*made) : std::nullopt;
 }
 
@@ -168,10 +187,12 @@ TEST(FeatureTest, EachHasItsRow) {
 TEST(FeatureTest, CpuidShowsItOrNot) {
   for (const Place& place : kPlaces) {
     SCOPED_TRACE(place.feature);
-    const auto without = model(fmt::format("host,-{}", place.feature));
+    constexpr u32 kOnlyAmd = 0x8000'0009;  // leaves from here on
+    const auto vendor = place.leaf >= kOnlyAmd ? x86::Vendor::kAmd : x86::Vendor::kIntel;
+    const auto without = model(fmt::format("host,-{}", place.feature), vendor);
     ASSERT_TRUE(without.has_value());
     EXPECT_FALSE(shows(*without, place));
-    const auto with = model(fmt::format("host,+{}", place.feature));
+    const auto with = model(fmt::format("host,+{}", place.feature), vendor);
     if (with) {  // else this host's vector units lack it
       EXPECT_TRUE(shows(*with, place));
     }
@@ -227,11 +248,11 @@ TEST_P(FeatureOffTest, ItsInstructionsAreUndefinedAndItsMsrsAreGone) {
     const std::string off = fmt::format("host,-{}", row.feature);
     const std::string on = fmt::format("host,+{}", row.feature);
     ASSERT_TRUE(model(off).has_value());
-    GuestRig without(GetParam(), 1, GuestRig::kRamSize, off);
+    GuestRig without(GetParam(), *model(off));
     for (const auto& each : row.instructions) EXPECT_EQ(raised(without, each, 0), x86::kUD);
     for (const u32 msr : row.msrs) EXPECT_EQ(raised(without, kRdmsr, msr), x86::kGP) << std::hex << msr;
     if (!model(on)) continue;  // this host's vector units lack it
-    GuestRig with(GetParam(), 1, GuestRig::kRamSize, on);
+    GuestRig with(GetParam(), *model(on));
     for (const auto& each : row.instructions) EXPECT_NE(raised(with, each, 0), x86::kUD);
     for (const u32 msr : row.msrs) EXPECT_EQ(raised(with, kRdmsr, msr), std::nullopt) << std::hex << msr;
   }

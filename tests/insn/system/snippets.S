@@ -37,6 +37,24 @@ snippet sysret
         sysretq
 end sysret
 
+# Returns to 32-bit code.
+snippet sysretl
+        mov eax, 42
+        .byte 0x0F, 0x07        # sysret without REX.W
+end sysretl
+
+.code32
+snippet syscall32
+        syscall
+        int3
+end syscall32
+
+snippet sysret32
+        mov eax, 42
+        .byte 0x0F, 0x07        # sysret without REX.W
+end sysret32
+.code64
+
 snippet sysenter
         mov rcx, rsp
         lea rdx, [rip + 1f]

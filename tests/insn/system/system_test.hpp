@@ -26,6 +26,9 @@ DECLARE(syscall)
 DECLARE(sysret)
 DECLARE(sysenter)
 DECLARE(sysexit)
+DECLARE(syscall32)
+DECLARE(sysret32)
+DECLARE(sysretl)
 DECLARE(iret)
 DECLARE(iretd)
 DECLARE(retf)
@@ -68,8 +71,9 @@ class SystemTest : public testing::TestWithParam<std::string> {
   static constexpr Gpa kHandlerCode{0x18'1000};
   static constexpr u64 kBudget = 10'000;
 
-  void SetUp() override {
-    rig_ = std::make_unique<GuestRig>(GetParam());
+  void SetUp() override { set_up(x86::CpuModel::make("host").value()); }
+  void set_up(const x86::CpuModel& model) {
+    rig_ = std::make_unique<GuestRig>(GetParam(), model);
     user_code_ = rig_->map(kUserCode, 1, {true, false, true});
     rig_->map(kUserStack - kPageSize, 1, {true, true, false});
   }

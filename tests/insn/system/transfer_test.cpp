@@ -88,42 +88,8 @@ TEST_P(TransferTest, SyscallWithoutSceIsUndefined) {
   expect_fault(state, x86::kUD, std::nullopt);
 }
 
-TEST_P(TransferTest, SysretToANonCanonicalAddressFaultsInTheKernel) {
-  load_kernel(SNIPPET(sysret));
-  cpu::CpuState state = kernel_state();
-  state.msr.star = u64{kUserCs32} << 48 | u64{kKernelCs} << 32;
-  state.gpr[x86::kRcx] = 0x8000'0000'0000;
-  const Caught caught = run_to_exception(state);
-  EXPECT_EQ(caught.vector, x86::kGP);
-  EXPECT_EQ(caught.error_code, 0U);
-  EXPECT_EQ(caught.cs, kKernelCs);
-}
-
 TEST_P(TransferTest, SysretIsPrivileged) {
   load_user(SNIPPET(sysret));
-  const Caught caught = run_to_exception(user_state());
-  EXPECT_EQ(caught.vector, x86::kGP);
-  EXPECT_EQ(caught.error_code, 0U);
-}
-
-TEST_P(TransferTest, SysenterAndSysexitGoRound) {
-  load_user(SNIPPET(sysenter));
-  load_handler(SNIPPET(sysexit));
-  cpu::CpuState state = user_state();
-  state.msr.sysenter_cs = kKernelCs;
-  state.msr.sysenter_esp = GuestRig::kernel_stack_top();
-  state.msr.sysenter_eip = handler_code();
-  const Caught caught = run_to_exception(state);
-  EXPECT_EQ(caught.vector, x86::kBP);
-  EXPECT_EQ(caught.cs, (kKernelCs + 32U) | 3U);
-  EXPECT_EQ(caught.ss, (kKernelCs + 40U) | 3U);
-  EXPECT_EQ(caught.rsp, kUserStack - 64);
-  EXPECT_EQ(caught.rflags & rflags::IF, 0U);  // SYSENTER clears it, SYSEXIT does not set it
-  EXPECT_EQ(rig().state().gpr[x86::kRax], 43U);
-}
-
-TEST_P(TransferTest, SysenterWithoutACodeSegmentFaults) {
-  load_user(SNIPPET(sysenter));
   const Caught caught = run_to_exception(user_state());
   EXPECT_EQ(caught.vector, x86::kGP);
   EXPECT_EQ(caught.error_code, 0U);

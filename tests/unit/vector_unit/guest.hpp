@@ -61,7 +61,7 @@ class Guest {
   }
 
   void enter_long_mode() {
-    cpu::reset(state);
+    cpu::reset(state, *model_);
     state.rip = kRip;
     state.cr0 = x86::cr0::PE | x86::cr0::PG | x86::cr0::NE | x86::cr0::MP;
     state.cr3 = 0x1000;

@@ -33,10 +33,57 @@ CpuidResult cpuid(const CpuModel& cpu, u32 leaf, u32 subleaf = 0) {
   return cpu.cpuid({.leaf = leaf, .subleaf = subleaf, .xcr0 = cpu.xcr0_allowed()});
 }
 
+/// What an Intel processor answers: of whom `host` takes over nothing.
+CpuidResult intel_host(u32 leaf, u32 /*subleaf*/) {
+  switch (leaf) {
+    case 0: return {0x20, 0x756E6547, 0x6C65746E, 0x49656E69};  // "GenuineIntel"
+    case 1: return {0x000C06F2, 0, 0, 0};
+    case 0x80000002: return {0x65746E49, 0, 0, 0};
+    default: return {};
+  }
+}
+
+/// Recorded on a Zen 4 of 2 vCPUs under another hypervisor.
+CpuidResult zen4_host(u32 leaf, u32 subleaf) {
+  constexpr std::array<CpuidResult, 4> kCaches = {{
+      {0x121, 0x01C0003F, 0x3F, 0},
+      {0x122, 0x01C0003F, 0x3F, 0},
+      {0x143, 0x01C0003F, 0x7FF, 2},
+      {0x4163, 0x03C0003F, 0x7FFF, 1},
+  }};
+  switch (leaf) {
+    case 0: return {0x1C, 0x68747541, 0x444D4163, 0x69746E65};  // "AuthenticAMD"
+    case 1: return {0x00A10F11, 0x00020800, 0xFFFA3203, 0x178BFBFF};
+    case 0x80000002: return {0x20444D41, 0x43595045, 0, 0};  // "AMD EPYC"
+    case 0x80000005: return {0xFF48FF40, 0xFF48FF40, 0x20080140, 0x20080140};
+    case 0x80000006: return {0x5C002200, 0x6C004200, 0x04006140, 0x0A009140};
+    case 0x8000001D: return subleaf < kCaches.size() ? kCaches[subleaf] : CpuidResult{};
+    default: return {};
+  }
+}
+
+/// Model "host" on an AMD processor, whichever this host has.
+CpuModel zen4_model() { return CpuModel::make("host", CpuIdentity::of_host(zen4_host)).value(); }
+
+std::string vendor_string(const CpuidResult& leaf) {
+  const std::array<u32, 3> words = {leaf.ebx, leaf.edx, leaf.ecx};
+  return {reinterpret_cast<const char*>(words.data()), sizeof words};
+}
+
+std::string brand_string(const CpuModel& cpu) {
+  std::string brand;
+  for (u32 leaf = 0x80000002; leaf <= 0x80000004; ++leaf) {
+    const CpuidResult part = cpuid(cpu, leaf);
+    for (const u32 word : {part.eax, part.ebx, part.ecx, part.edx})
+      brand.append(reinterpret_cast<const char*>(&word), sizeof word);
+  }
+  return brand.c_str();
+}
+
 class EveryModel : public ::testing::TestWithParam<std::string_view> {
  protected:
   void SetUp() override {
-    const auto made = model(GetParam());
+    const auto made = CpuModel::make(GetParam(), CpuIdentity::of_host(intel_host));
     if (!made) GTEST_SKIP() << "this host cannot run " << GetParam();
     cpu_ = *made;
   }
@@ -44,18 +91,11 @@ class EveryModel : public ::testing::TestWithParam<std::string_view> {
 };
 
 TEST_P(EveryModel, IsAnIntelOfThisName) {
-  const CpuidResult leaf0 = cpuid(cpu_, 0);
-  EXPECT_EQ(leaf0.eax, 0x1FU);
-  const std::array<u32, 3> vendor = {leaf0.ebx, leaf0.edx, leaf0.ecx};
-  EXPECT_EQ(std::memcmp(vendor.data(), "GenuineIntel", 12), 0);
-  EXPECT_EQ(cpuid(cpu_, 1).eax, CpuModel::kSignature);
-  std::string brand;
-  for (u32 leaf = 0x80000002; leaf <= 0x80000004; ++leaf) {
-    const CpuidResult part = cpuid(cpu_, leaf);
-    for (const u32 word : {part.eax, part.ebx, part.ecx, part.edx})
-      brand.append(reinterpret_cast<const char*>(&word), sizeof word);
-  }
-  EXPECT_STREQ(brand.c_str(), ("vert " + std::string(GetParam())).c_str());
+  EXPECT_EQ(cpuid(cpu_, 0).eax, 0x1FU);
+  EXPECT_EQ(vendor_string(cpuid(cpu_, 0)), "GenuineIntel");
+  EXPECT_EQ(cpuid(cpu_, 1).eax, CpuIdentity::kIntelSignature);
+  EXPECT_EQ(brand_string(cpu_), "vert " + std::string(GetParam()));
+  EXPECT_EQ(cpuid(cpu_, 0x80000000), (CpuidResult{0x80000008, 0, 0, 0}));
 }
 
 TEST_P(EveryModel, HasWhatMakesGuestsCheap) {
@@ -217,6 +257,84 @@ INSTANTIATE_TEST_SUITE_P(Models, EveryModel,
                            std::ranges::replace(name, '-', '_');
                            return name;
                          });
+
+TEST(AmdModel, KeepsTheHostsVendorSignatureAndBrand) {
+  const CpuModel cpu = zen4_model();
+  EXPECT_EQ(cpu.vendor(), Vendor::kAmd);
+  EXPECT_EQ(vendor_string(cpuid(cpu, 0)), "AuthenticAMD");
+  EXPECT_EQ(vendor_string(cpuid(cpu, 0x80000000)), "AuthenticAMD");
+  EXPECT_EQ(cpuid(cpu, 1).eax, 0x00A10F11U);
+  EXPECT_EQ(cpuid(cpu, 0x80000001).eax, 0x00A10F11U);
+  EXPECT_EQ(brand_string(cpu), "AMD EPYC");
+  EXPECT_EQ(cpu.identity().microcode_revision(), 0x0A1011FFU);
+}
+
+TEST(AmdModel, NamedModelsAreIntelsOnEveryHost) {
+  const auto cpu = CpuModel::make("x86-64-v2", CpuIdentity::of_host(zen4_host));
+  if (!cpu) GTEST_SKIP() << "this host cannot run x86-64-v2";
+  EXPECT_EQ(cpu->vendor(), Vendor::kIntel);
+  EXPECT_EQ(vendor_string(cpuid(*cpu, 0)), "GenuineIntel");
+  EXPECT_EQ(cpuid(*cpu, 1).eax, CpuIdentity::kIntelSignature);
+}
+
+TEST(AmdModel, HasNoLeavesOfIntels) {
+  const CpuModel cpu = zen4_model();
+  EXPECT_EQ(cpuid(cpu, 0).eax, 0xDU);
+  EXPECT_EQ(cpuid(cpu, 0x80000000).eax, 0x80000021U);
+  for (const u32 leaf : {2U, 4U, 0xAU, 0xEU, 0x14U, 0x15U, 0x16U, 0x1FU, 0x20U, 0x7FFF'FFFFU, 0x8000'0022U})
+    EXPECT_EQ(cpuid(cpu, leaf), CpuidResult{}) << leaf;
+}
+
+TEST(AmdModel, RepeatsTheFeaturesOfLeaf1) {
+  const CpuModel cpu = zen4_model();
+  constexpr u32 kRepeated = 0x0183F3FF;
+  EXPECT_EQ(cpuid(cpu, 0x80000001).edx & kRepeated, cpuid(cpu, 1).edx & kRepeated);
+  constexpr u32 kApic = 1U << 9;
+  EXPECT_EQ(cpu.cpuid({.leaf = 0x80000001, .apic_enabled = false}).edx & kApic, 0U);
+}
+
+TEST(AmdModel, HasTheHostsCachesSharedByItsOwnVcpus) {
+  const CpuModel cpu = zen4_model();
+  const auto cache = [&cpu](u32 subleaf, u32 vcpus) {
+    return cpu.cpuid({.leaf = 0x8000001D, .subleaf = subleaf, .vcpu_count = vcpus});
+  };
+  EXPECT_EQ(cpuid(cpu, 0x80000005), zen4_host(0x80000005, 0));
+  EXPECT_EQ(cpuid(cpu, 0x80000006), zen4_host(0x80000006, 0));
+  for (const u32 level1or2 : {0U, 1U, 2U}) EXPECT_EQ(cache(level1or2, 4), zen4_host(0x8000001D, level1or2));
+  EXPECT_EQ(cache(3, 4), (CpuidResult{0x163 | 3U << 14, 0x03C0003F, 0x7FFF, 1}));
+  EXPECT_EQ(cache(3, 1).eax >> 14, 0U);
+  EXPECT_EQ(cache(4, 4), CpuidResult{});
+}
+
+TEST(AmdModel, Topology) {
+  const CpuModel cpu = zen4_model();
+  const auto at = [&cpu](u32 leaf, u32 subleaf, u32 id, u32 count) {
+    return cpu.cpuid({.leaf = leaf, .subleaf = subleaf, .apic_id = id, .vcpu_count = count});
+  };
+  EXPECT_EQ(at(0xB, 0, 3, 6), (CpuidResult{0, 1, 0x100, 3}));
+  EXPECT_EQ(at(0xB, 1, 3, 6), (CpuidResult{3, 6, 0x201, 3}));
+  EXPECT_EQ(at(0x80000008, 0, 3, 6).ecx, 0x3005U);  // 6 cores, of whose ids 3 bits tell
+  EXPECT_EQ(at(0x80000008, 0, 0, 1).ecx, 0U);
+  EXPECT_EQ(at(0x8000001E, 0, 3, 6), (CpuidResult{3, 3, 0, 0}));
+  constexpr u32 kCmpLegacy = 1U << 1;
+  EXPECT_EQ(at(0x80000001, 0, 3, 6).ecx & kCmpLegacy, kCmpLegacy);
+  EXPECT_EQ(at(0x80000001, 0, 0, 1).ecx & kCmpLegacy, 0U);
+}
+
+TEST(AmdModel, NeedsNoMitigations) {
+  const CpuModel cpu = zen4_model();
+  constexpr u32 kLfenceSerializing = 1U << 2, kNullSelectClearsBase = 1U << 6, kAutomaticIbrs = 1U << 8,
+                kSrsoNo = 1U << 29;
+  constexpr u32 kNeeded = kLfenceSerializing | kNullSelectClearsBase | kAutomaticIbrs | kSrsoNo;
+  EXPECT_EQ(cpuid(cpu, 0x80000021).eax & kNeeded, kNeeded);
+  constexpr u32 kTsaNo = 1U << 1 | 1U << 2 | 1U << 7;
+  EXPECT_EQ(cpuid(cpu, 0x80000021).ecx, kTsaNo);
+  constexpr u32 kSsbNo = 1U << 26, kBtcNo = 1U << 29, kIbpbRet = 1U << 30;
+  EXPECT_EQ(cpuid(cpu, 0x80000008).ebx & (kSsbNo | kBtcNo | kIbpbRet), kSsbNo | kBtcNo | kIbpbRet);
+  EXPECT_FALSE(cpu.has(Feature::ARCH_CAPABILITIES));
+  EXPECT_FALSE(cpu.has(Feature::SPEC_CTRL));
+  EXPECT_EQ(cpu.efer_allowed() & efer::AIBRSE, efer::AIBRSE);
+}
 
 TEST(CpuModel, LevelsAddWhatThePsAbiSays) {
   const auto v2 = model("x86-64-v2");
