@@ -81,7 +81,7 @@ u64 gather_mask(const VectorGather& gather, cpu::FpuState& fpu) {
   if (gather.evex) return fpu.k[gather.mask] & low_bits(gather.count);
   const auto elements = std::span(fpu.zmm[gather.mask]).first(vector_bytes(gather));
   const u64 bits = sign_mask(elements, gather.data_size);
-  if (gather.keeps_mask) return bits & low_bits(gather.count);
+  if (gather.keeps_rest) return bits & low_bits(gather.count);
   for (std::size_t i = 0; i < elements.size() / gather.data_size; ++i)
     std::memset(&elements[i * gather.data_size], (bits >> i & 1) != 0 ? 0xFF : 0, gather.data_size);
   return bits & low_bits(gather.count);
@@ -272,12 +272,12 @@ MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size, cpu::CpuS
   const GuestAccess access(state, mmu);
   const u64 mask = gather_mask(gather, fpu);
   // What lies above the vector length is cleared even if an element faults: in the mask at once, in the
-  // destination with the first element that is loaded.
+  // destination with the first element that is loaded. AMD's processors do neither, but for EVEX.
   const auto clear_above = [](auto& reg, std::size_t from) {
     std::fill(reg.begin() + from, reg.end(), u8{0});
   };
   auto& data = fpu.zmm[gather.data];
-  if (!gather.evex && !gather.keeps_mask) clear_above(fpu.zmm[gather.mask], vector_bytes(gather));
+  if (!gather.evex && !gather.keeps_rest) clear_above(fpu.zmm[gather.mask], vector_bytes(gather));
   for (unsigned i = 0; i < gather.count; ++i) {
     if ((mask >> i & 1) != 0) {
       const u64 offset = element_offset(op, fpu, base, address_size, i);
@@ -285,7 +285,7 @@ MaybeFault gather(const VectorOp& op, u64 base, unsigned address_size, cpu::CpuS
       if (MaybeFault fault = access.read(op.memory.segment, offset, std::span(value).first(gather.data_size)))
         return fault;
       std::memcpy(&data[i * gather.data_size], value.data(), gather.data_size);
-      clear_above(data, vector_bytes(gather));
+      if (!gather.keeps_rest) clear_above(data, vector_bytes(gather));
     }
     clear_gather_mask(gather, i, fpu);
   }

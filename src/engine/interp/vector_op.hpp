@@ -76,8 +76,10 @@ struct VectorMemory {
 
 struct VectorGather {
   bool evex = false;
-  bool keeps_mask = false;  // elements that a fault leaves to be done keep their bits, as on AMD's processors
-  u8 data = 0;              // vector registers
+  // A fault leaves the bits of elements that are still to be done, and what lies above the vector length, as
+  // on AMD's processors.
+  bool keeps_rest = false;
+  u8 data = 0;  // vector registers
   u8 index = 0;
   u8 mask = 0;  // k register with EVEX, else vector register
   u8 data_size = 0;

@@ -496,7 +496,7 @@ bool Preparer::set_gather(const ZydisDecodedOperand& vsib) {
   const auto& data = operands_[is_scatter ? decoded_.operand_count_visible - 1U : 0U];
   if (data.type != ZYDIS_OPERAND_TYPE_REGISTER || !is_vector(data.reg.value)) return false;
   gather.evex = decoded_.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
-  gather.keeps_mask = amd_ && !gather.evex;
+  gather.keeps_rest = amd_ && !gather.evex;
   const ZydisRegister mask = gather.evex ? decoded_.avx.mask.reg : operands_[2].reg.value;
   if (gather.evex && (mask == ZYDIS_REGISTER_NONE || mask == ZYDIS_REGISTER_K0)) return false;
   gather.data = id_of(data.reg.value);

@@ -114,7 +114,7 @@ Input input_of(const RecordedCase& recorded) {
   put(page, 56, u16{0x5000});
   const std::array<float, 4> inexact = {1.0000001F, 1e30F, -2.5F, 1e-30F};
   put(page, 64, inexact);
-  // Offsets of gathered elements: from the fifth on they are in the unmapped page.
+  // Offsets of elements that lie on both sides of where the unmapped page begins.
   for (u32 i = 0; i < 16; ++i) put(page, 128 + i * sizeof i, i * 4);
   for (u64 i = 0; i < 4; ++i) put(page, 192 + i * sizeof i, i * 8);
   return input;

@@ -239,18 +239,18 @@ case "a call to where nothing can be", INTERP
         mov rcx, rsp
         call rax
 
-.macro gathers bits, reg, count
+.macro gathers bits, reg
 case "vpgatherdd of \bits bits to an unmapped page", AVX2
-        vpcmpeqd \reg\()1, \reg\()1, \reg\()1
-        vmovdqu \reg\()2, [rsi + 128]
-        vmovdqu \reg\()3, [rsi + 16]
-        lea rbx, [rbp - 16]
+        vpbroadcastd ymm1, [rsi + 20]  # of a mask, signs count
+        vmovdqu ymm2, [rsi + 128]
+        vmovdqu ymm3, [rsi + 128]
+        lea rbx, [rbp - 8]
         vpgatherdd \reg\()3, [rbx + \reg\()2], \reg\()1
 .endm
         gathers 128, xmm
         gathers 256, ymm
 case "vgatherqpd to an unmapped page", AVX2
-        vpcmpeqd ymm1, ymm1, ymm1
+        vpbroadcastq ymm1, [rsi + 16]
         vmovdqu ymm2, [rsi + 192]
         lea rbx, [rbp - 16]
         vgatherqpd ymm3, [rbx + ymm2], ymm1
@@ -259,6 +259,12 @@ case "vpgatherdd by a mask register to an unmapped page", AVX512
         vmovdqu64 zmm2, [rsi + 128]
         lea rbx, [rbp - 16]
         vpgatherdd zmm3{k1}, [rbx + zmm2]
+case "vpgatherdd of 128 bits by a mask register to an unmapped page", AVX512
+        kxnorw k1, k1, k1
+        vmovdqu64 zmm2, [rsi + 128]
+        vmovdqu64 zmm3, [rsi + 128]
+        lea rbx, [rbp - 8]
+        vpgatherdd xmm3{k1}, [rbx + xmm2]
 case "vpscatterdd to an unmapped page", AVX512
         kxnorw k1, k1, k1
         vmovdqu64 zmm2, [rsi + 128]
