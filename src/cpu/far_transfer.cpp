@@ -215,10 +215,21 @@ struct Return {
   u64 release = 0;  // RET imm16, on either stack
 };
 
+/// The stack of another level than this: AMD's processors read it before they check CS.
+MaybeFault read_ahead(const Cpu& cpu, const Return& to, Stack stack) {
+  if (cpu.mmu.model().vendor() != x86::Vendor::kAmd || internal::rpl_of(to.cs) == cpu.state.cpl)
+    return std::nullopt;
+  u64 value = 0;
+  stack.skip(to.release);
+  if (auto fault = stack.peek(to.size, to.size, value)) return fault;
+  return stack.peek(0, to.size, value);
+}
+
 /// Checks and loads the return's code segment, and the rest of the frame. RFLAGS is the caller's, before or
 /// after: nothing here depends on it once the stack was popped.
 MaybeFault finish_return(const Cpu& cpu, const Return& to, Stack& stack) {
   CpuState& state = cpu.state;
+  if (auto fault = read_ahead(cpu, to, stack)) return fault;
   Entry entry;
   if (auto fault = internal::read_return_code(cpu, to.cs, state.cpl, x86::kGP, entry)) return fault;
   const u8 cpl = internal::rpl_of(to.cs);

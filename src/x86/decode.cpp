@@ -1,5 +1,5 @@
 // From the decoder library's view of an instruction to the flat one of x86/insn.hpp. Pure, any thread.
-#include "x86/insn.hpp"
+#include "x86/decode.hpp"
 
 #include <algorithm>
 
@@ -7,22 +7,26 @@ namespace vert::x86 {
 
 namespace {
 
-ZydisDecoder make_decoder(ZydisMachineMode mode, ZydisStackWidth width) {
+ZydisDecoder make_decoder(ZydisMachineMode mode, ZydisStackWidth width, Vendor vendor) {
   ZydisDecoder decoder;
   ZydisDecoderInit(&decoder, mode, width);
   // Hints that no CPU model has are NOPs (SDM 2B, NOP and table A-3), so let them decode as such.
   for (const auto hint : {ZYDIS_DECODER_MODE_MPX, ZYDIS_DECODER_MODE_CET, ZYDIS_DECODER_MODE_CLDEMOTE})
     ZydisDecoderEnableMode(&decoder, hint, ZYAN_FALSE);
+  if (vendor == Vendor::kAmd) ZydisDecoderEnableMode(&decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
   return decoder;
 }
 
-const ZydisDecoder& decoder_for(CodeSize size) {
-  static const std::array kDecoders = {
-      make_decoder(ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16),
-      make_decoder(ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32),
-      make_decoder(ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64),
-  };
-  return kDecoders[static_cast<std::size_t>(size)];
+std::array<ZydisDecoder, 3> make_decoders(Vendor vendor) {
+  return {make_decoder(ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16, vendor),
+          make_decoder(ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32, vendor),
+          make_decoder(ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64, vendor)};
+}
+
+const ZydisDecoder& decoder_for(CodeSize size, Vendor vendor) {
+  static const std::array kIntel = make_decoders(Vendor::kIntel);
+  static const std::array kAmd = make_decoders(Vendor::kAmd);
+  return (vendor == Vendor::kAmd ? kAmd : kIntel)[static_cast<std::size_t>(size)];
 }
 
 u8 register_id(ZydisRegister reg) { return static_cast<u8>(ZydisRegisterGetId(reg)); }
@@ -148,6 +152,35 @@ void set_baseless_sib(const ZydisDecodedInstruction& decoded, Insn& insn) {
   if (!has_sib || decoded.raw.modrm.mod != 0 || decoded.raw.sib.base != kNoBase) return;
   insn.mem.base = MemoryOperand::kNoRegister;
   insn.mem.displacement = static_cast<i32>(decoded.raw.disp.value);
+}
+
+/// With the prefix 66, AMD's near branches go to 16-bit addresses in 64-bit mode, too, and what they move on
+/// the stack has 16 bits (APM 3, 1.2.1); REX.W overrides it. Zydis knows of those with 32-bit displacements
+/// only.
+void set_narrow_branch(const ZydisDecodedInstruction& decoded, Insn& insn) {
+  const bool narrow = (decoded.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0 && decoded.raw.rex.W == 0;
+  const bool near = decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR ||
+                    decoded.meta.branch_type == ZYDIS_BRANCH_TYPE_SHORT;
+  if (!narrow || !near) return;
+  insn.operand_size = 2;
+  Operand& target = insn.operands[0];
+  if (target.kind == OperandKind::kGpr || target.kind == OperandKind::kMemory) target.size = 2;
+}
+
+/// AMD's processors have F2 and F3 decide what LOOPE and LOOPNE compare with, and take 90 with REX.B for XCHG
+/// of R8 whether or not F3 is in front.
+void set_amd_form(const ZydisDecodedInstruction& decoded, Insn& insn) {
+  if (insn.mnemonic == ZYDIS_MNEMONIC_PAUSE && decoded.raw.rex.B != 0) {
+    insn.mnemonic = ZYDIS_MNEMONIC_XCHG;
+    insn.operands[0] = {OperandKind::kGpr, kR8, insn.operand_size};
+    insn.operands[1] = {OperandKind::kGpr, kRax, insn.operand_size};
+    insn.operand_count = 2;
+  }
+  if (insn.mnemonic != ZYDIS_MNEMONIC_LOOPE && insn.mnemonic != ZYDIS_MNEMONIC_LOOPNE) return;
+  for (const auto& prefix : std::span(decoded.raw.prefixes).first(decoded.raw.prefix_count)) {
+    if (prefix.value == 0xF2) insn.mnemonic = ZYDIS_MNEMONIC_LOOPNE;
+    if (prefix.value == 0xF3) insn.mnemonic = ZYDIS_MNEMONIC_LOOPE;
+  }
 }
 
 bool is_prefix(u8 byte, CodeSize size) {
@@ -304,15 +337,24 @@ std::size_t undefined_length(std::span<const u8> bytes, CodeSize size) {
 }  // namespace
 
 DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn) {
-  InsnDetails details;
-  return decode(bytes, size, insn, details);
+  return decode_as(Vendor::kIntel, bytes, size, insn);
 }
 
 DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn, InsnDetails& details) {
+  return decode_as(Vendor::kIntel, bytes, size, insn, details);
+}
+
+DecodeStatus decode_as(Vendor vendor, std::span<const u8> bytes, CodeSize size, Insn& insn) {
+  InsnDetails details;
+  return decode_as(vendor, bytes, size, insn, details);
+}
+
+DecodeStatus decode_as(Vendor vendor, std::span<const u8> bytes, CodeSize size, Insn& insn,
+                       InsnDetails& details) {
   if (bytes.empty()) return DecodeStatus::kTruncated;
   auto& [decoded, operands] = details;
-  const ZyanStatus status =
-      ZydisDecoderDecodeFull(&decoder_for(size), bytes.data(), bytes.size(), &decoded, operands.data());
+  const ZyanStatus status = ZydisDecoderDecodeFull(&decoder_for(size, vendor), bytes.data(), bytes.size(),
+                                                   &decoded, operands.data());
   if (status == ZYDIS_STATUS_NO_MORE_DATA)
     return bytes.size() >= ZYDIS_MAX_INSTRUCTION_LENGTH ? DecodeStatus::kTooLong : DecodeStatus::kTruncated;
   if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG) return DecodeStatus::kTooLong;
@@ -345,8 +387,13 @@ DecodeStatus decode(std::span<const u8> bytes, CodeSize size, Insn& insn, InsnDe
       set_operand(operand, insn);
   }
   set_baseless_sib(decoded, insn);
-  // MOVSXD r16 reads 16 bits (SDM 2B, MOVSX); Zydis 4.0 says 32.
-  if (insn.mnemonic == ZYDIS_MNEMONIC_MOVSXD && insn.operand_size == 2) insn.operands[1].size = 2;
+  if (vendor == Vendor::kAmd) {
+    if (size == CodeSize::k64) set_narrow_branch(decoded, insn);
+    set_amd_form(decoded, insn);
+  } else if (insn.mnemonic == ZYDIS_MNEMONIC_MOVSXD && insn.operand_size == 2) {
+    // MOVSXD r16 reads 16 bits (SDM 2B, MOVSX), of AMD's processors 32, as Zydis 4.0 says.
+    insn.operands[1].size = 2;
+  }
   return DecodeStatus::kOk;
 }
 

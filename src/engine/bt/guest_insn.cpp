@@ -4,6 +4,7 @@
 
 #include "cpu/x87_pointers.hpp"
 #include "engine/bt/copy_list.hpp"
+#include "x86/decode.hpp"
 #include "x86/paging.hpp"
 
 namespace vert::bt {
@@ -382,15 +383,17 @@ void decode_guest(std::span<const u8> bytes, u64 rip, const Mode& mode, const Cp
   guest.gprs_read = guest.gprs_written = 0;
   guest.memory = -1;
   guest.insn.length = 0;
-  if (decode(bytes, mode.code_size(), guest.insn, guest.details) != DecodeStatus::kOk) {
+  if (decode_as(model.vendor(), bytes, mode.code_size(), guest.insn, guest.details) != DecodeStatus::kOk) {
     guest.insn.length = 0;
     return;
   }
-  const ZydisMnemonic decoded_as = guest.insn.mnemonic;
   model.legacy_form(guest.insn);
   const bool plain = collect_operands(guest);
   collect_flags(guest);
-  if (guest.insn.mnemonic != decoded_as || !model.allows(guest.insn, mode.code_size())) return;
+  // PREFETCHWT1 is a PREFETCHW.
+  const ZydisMnemonic decoded_as = guest.details.instruction.mnemonic;
+  const bool as_decoded = guest.insn.mnemonic == decoded_as || decoded_as == ZYDIS_MNEMONIC_PREFETCHWT1;
+  if (!as_decoded || !model.allows(guest.insn, mode.code_size())) return;
   guest.form = classify(guest, mode, plain);
   if (guest.form == Form::kSaveState || guest.form == Form::kLoadState) guest.fpu |= fpu::kAvx;
   if (loads_mxcsr(guest.insn.mnemonic) && model.mxcsr_mask() != host_mxcsr_mask())

@@ -6,6 +6,7 @@
 
 #include "engine/interp/handlers.hpp"
 #include "engine/interp/vector_unit.hpp"
+#include "x86/decode.hpp"
 
 namespace vert::interp {
 
@@ -100,6 +101,7 @@ bool BlockCache::decode(Block& block, const u8* start, u64 linear) {
   }
   const u8* page = start - (linear & kPageOffsetMask);
   const u8* end = page + kPageSize;
+  const Vendor vendor = core_.context.model->vendor();
   block = Block{};
   block.size = core_.code_size();
   block.first_op = static_cast<u32>(pool_.size());
@@ -108,8 +110,8 @@ bool BlockCache::decode(Block& block, const u8* start, u64 linear) {
     Insn insn;
     // SAFETY: [at, end) lies in one page of guest RAM; the guest may write it at this moment, which gives
     // some mixture of old and new bytes, as on hardware, and raises the version that we took before.
-    const DecodeStatus status = x86::decode(
-        {at, std::min<std::size_t>(ZYDIS_MAX_INSTRUCTION_LENGTH, static_cast<std::size_t>(end - at))},
+    const DecodeStatus status = decode_as(
+        vendor, {at, std::min<std::size_t>(ZYDIS_MAX_INSTRUCTION_LENGTH, static_cast<std::size_t>(end - at))},
         block.size, insn);
     if (status == DecodeStatus::kTruncated) {
       if (block.count != 0) break;
@@ -133,7 +135,7 @@ bool BlockCache::decode_crossing(Block& block, const u8* start, u64 linear) {
   std::memcpy(bytes.data(), start, first_bytes);
   std::memcpy(bytes.data() + first_bytes, second, bytes.size() - first_bytes);
   Insn insn;
-  const DecodeStatus status = x86::decode(bytes, block.size, insn);
+  const DecodeStatus status = decode_as(core_.context.model->vendor(), bytes, block.size, insn);
   if (status == DecodeStatus::kOk) core_.context.model->legacy_form(insn);
   append(block, insn, status);
   block.crosses = true;

@@ -1,4 +1,6 @@
 // Control transfers: jumps, calls, returns, loops, software interrupts, SYSCALL and SYSENTER.
+#include <algorithm>
+
 #include "engine/interp/condition.hpp"
 #include "engine/interp/handlers.hpp"
 
@@ -35,7 +37,8 @@ Outcome far_done(Core& core, const cpu::MaybeFault& raised) {
   }
   const auto seg = static_cast<SegmentRegister>(op.insn.mem.segment);
   const u64 at = effective_offset(op.insn, core.state(), core.next_rip);
-  const unsigned size = op.insn.operand_size;
+  // To AMD's processors the pointer has 32 bits of offset with REX.W, too.
+  const unsigned size = core.is_amd() ? std::min<unsigned>(op.insn.operand_size, 4) : op.insn.operand_size;
   const auto read_offset = [&]<typename T>(T value) {
     if (!core.read_segment(seg, at, value)) return false;
     offset = value;
@@ -62,6 +65,15 @@ Outcome jmp(Core& core, const Op& op) {
   return core.jump(target, op.insn.operand_size);
 }
 
+/// A CALL to where no code can be, on AMD's processors: the stack's alignment comes first.
+Outcome raise_target(Core& core, unsigned size) {
+  Gla at;
+  const u64 slot = core.state().gpr[kRsp] - size;
+  const bool aligned = !core.code64() || core.address_in(kSs, slot, size, cpu::AccessKind::kWrite, at) ||
+                       core.fault.vector != kAC;
+  return aligned ? core.raise(Fault::gp()) : Outcome::kFault;
+}
+
 // SDM 2A, CALL. As Intel's processors do it, the return address is stored before the target is checked; AMD's
 // check first. RSP moves after.
 Outcome call(Core& core, const Op& op) {
@@ -77,7 +89,7 @@ Outcome call(Core& core, const Op& op) {
     target = relative_target(core, op);
   else if (!core.load_zero_extended(op, 0, target))
     return Outcome::kFault;
-  if (core.is_amd() && !core.valid_target(truncate(target, size))) return core.raise(Fault::gp());
+  if (core.is_amd() && !core.valid_target(truncate(target, size))) return raise_target(core, size);
   const u64 old_rsp = core.state().gpr[kRsp];
   if (!core.push_sized(core.next_rip, size)) return Outcome::kFault;
   const Outcome outcome = core.jump(target, size);

@@ -53,12 +53,18 @@ class StringRegisters {
   return static_cast<SegmentRegister>(op.insn.mem.segment);
 }
 
+/// Intel's processors cut RCX, and the pointers of MOVS and STOS, to the address size even with a count of 0;
+/// AMD's leave them alone.
+[[nodiscard]] bool cuts_registers(const Core& core, const Op& op) {
+  return op.insn.repeat != Repeat::kNone && !core.is_amd();
+}
+
 /// Runs `iterate` (one element, false on a fault) once, or count times under REP. `again` says after each
 /// iteration whether REPE or REPNE goes on.
 template <typename Iterate, typename Again>
 Outcome repeat(Core& core, const Op& op, const StringRegisters& registers, Iterate iterate, Again again) {
   if (op.insn.repeat == Repeat::kNone) return iterate() ? Outcome::kNext : Outcome::kFault;
-  if (registers.count() == 0) registers.consume(0);  // cuts RCX to the address size all the same
+  if (cuts_registers(core, op) && registers.count() == 0) registers.consume(0);
   const unsigned slice = core.single_step ? 1 : kSliceIterations;
   for (unsigned i = 0; i < slice; ++i) {
     if (registers.count() == 0) return Outcome::kNext;
@@ -102,8 +108,7 @@ Outcome movs(Core& core, const Op& op) {
     registers.advance_source(elements);
     registers.advance_destination(elements);
   };
-  // A count of 0 still cuts the pointers to the address size, here and in STOS, as the host does it.
-  if (op.insn.repeat != Repeat::kNone) advance(0);
+  if (cuts_registers(core, op)) advance(0);
   for (unsigned page = 0; page < kSlicePages && bulk_allowed<T>(core, op, registers); ++page) {
     u64 elements = std::min({registers.count(), registers.room(registers.source(), sizeof(T)),
                              registers.room(registers.destination(), sizeof(T))});
@@ -137,7 +142,7 @@ template <typename T>
 Outcome stos(Core& core, const Op& op) {
   const StringRegisters registers(core, op, sizeof(T));
   const T value = core.gpr<T>(kRax);
-  if (op.insn.repeat != Repeat::kNone) registers.advance_destination(0);
+  if (cuts_registers(core, op)) registers.advance_destination(0);
   for (unsigned page = 0; page < kSlicePages && bulk_allowed<T>(core, op, registers); ++page) {
     u64 elements = std::min(registers.count(), registers.room(registers.destination(), sizeof(T)));
     u8* to = nullptr;

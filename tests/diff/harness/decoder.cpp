@@ -1,5 +1,7 @@
 #include "diff/harness/decoder.hpp"
 
+#include "x86/cpu_identity.hpp"
+
 namespace vert::diff {
 
 namespace {
@@ -8,6 +10,8 @@ const ZydisDecoder& decoder() {
   static const ZydisDecoder kDecoder = [] {
     ZydisDecoder made;
     ZydisDecoderInit(&made, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    if (x86::host_vendor() == x86::Vendor::kAmd)
+      ZydisDecoderEnableMode(&made, ZYDIS_DECODER_MODE_AMD_BRANCHES, ZYAN_TRUE);
     return made;
   }();
   return kDecoder;

@@ -138,37 +138,10 @@ bool host_is_amd() {
   return kAmd;
 }
 
-bool is_loop(const ZydisDecodedInstruction& insn) {
-  return insn.mnemonic == ZYDIS_MNEMONIC_LOOP || insn.mnemonic == ZYDIS_MNEMONIC_LOOPE ||
-         insn.mnemonic == ZYDIS_MNEMONIC_LOOPNE;
-}
-
-bool has_repeat_prefix(const ZydisDecodedInstruction& insn) {
-  return std::any_of(std::begin(insn.raw.prefixes), std::begin(insn.raw.prefixes) + insn.raw.prefix_count,
-                     [](const auto& prefix) { return prefix.value == 0xF2 || prefix.value == 0xF3; });
-}
-
-/// Encodings that AMD's processors take for something else than Intel's, and vert (so far) as Intel's.
+/// What cannot be compared on AMD's processors.
 std::optional<std::string_view> excluded_on_amd(const ZydisDecodedInstruction& insn) {
-  const bool narrow = (insn.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
-  switch (insn.meta.category) {
-    case ZYDIS_CATEGORY_COND_BR:
-    case ZYDIS_CATEGORY_UNCOND_BR:
-    case ZYDIS_CATEGORY_CALL:
-    case ZYDIS_CATEGORY_RET:
-      if (narrow) return "with the prefix 66, AMD's near branches go to 16-bit addresses (APM 3, 1.2.1)";
-      if (insn.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-        return "AMD's far branches ignore REX.W, and read their stack before they check selectors";
-      break;
-    default: break;
-  }
-  if (insn.mnemonic == ZYDIS_MNEMONIC_PAUSE && (insn.raw.rex.B & 1) != 0)
-    return "AMD's processors exchange R8 and RAX";
-  if (insn.meta.category == ZYDIS_CATEGORY_STRINGOP && insn.address_width == 32)
-    return "with a count of 0 in ECX, AMD's processors leave the registers alone";
   if (insn.mnemonic == ZYDIS_MNEMONIC_FNSTENV || insn.mnemonic == ZYDIS_MNEMONIC_FNSAVE)
     return "AMD's processors lose the x87 pointers when a kernel saves the state (APM 2, 11.5.8)";
-  if (is_loop(insn) && has_repeat_prefix(insn)) return "AMD's processors look at F2 and F3";
   if (insn.mnemonic == ZYDIS_MNEMONIC_INT1) return "hypervisors on AMD's processors report another RIP";
   return std::nullopt;
 }

@@ -165,6 +165,54 @@ TEST_P(AmdTransferTest, SysretOf32BitKernelsSetsTheInterruptFlag) {
   EXPECT_EQ(rig().state().rflags, rflags::IF | rflags::kFixed1);
 }
 
+/// A RETF at CPL 3 to a kernel's selector; the stack ends behind RIP and CS.
+cpu::CpuState inward_return(GuestRig& rig, u64 page, cpu::CpuState state) {
+  constexpr std::array<u32, 2> kFrame = {0x1234, kKernelCs};
+  u8* host = rig.map(page, 1, {true, true, false});
+  std::memcpy(host + kPageSize - sizeof kFrame, kFrame.data(), sizeof kFrame);
+  state.gpr[x86::kRsp] = page + kPageSize - sizeof kFrame;
+  return state;
+}
+
+TEST_P(IntelTransferTest, FarReturnsCheckTheCodeSegmentFirst) {
+  load_user(SNIPPET(retf));
+  expect_fault(inward_return(rig(), kPage, user_state()), x86::kGP, kKernelCs);
+}
+
+TEST_P(AmdTransferTest, FarReturnsReadTheOtherLevelsStackFirst) {
+  load_user(SNIPPET(retf));
+  EXPECT_EQ(run_to_exception(inward_return(rig(), kPage, user_state())).vector, x86::kPF);
+  EXPECT_EQ(rig().state().cr2, kPage + kPageSize + 4);  // SS
+}
+
+constexpr std::array<u8, 4> kRepMovs = {0x67, 0xF3, 0xA4, 0xCC};  // rep movsb with 32-bit addresses, int3
+
+TEST_P(AmdTransferTest, StringInstructionsWithoutACountLeaveTheirRegistersAlone) {
+  load_user(kRepMovs);
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRcx] = state.gpr[x86::kRsi] = state.gpr[x86::kRdi] = 0xFFFF'FFFF'0000'0000;
+  EXPECT_EQ(run_to_exception(state).vector, x86::kBP);
+  for (const auto reg : {x86::kRcx, x86::kRsi, x86::kRdi}) EXPECT_EQ(rig().state().gpr[reg], state.gpr[reg]);
+}
+
+TEST_P(IntelTransferTest, StringInstructionsWithoutACountCutTheirRegisters) {
+  load_user(kRepMovs);
+  cpu::CpuState state = user_state();
+  state.gpr[x86::kRcx] = state.gpr[x86::kRsi] = state.gpr[x86::kRdi] = 0xFFFF'FFFF'0000'0000;
+  EXPECT_EQ(run_to_exception(state).vector, x86::kBP);
+  for (const auto reg : {x86::kRcx, x86::kRsi, x86::kRdi}) EXPECT_EQ(rig().state().gpr[reg], 0U);
+}
+
+TEST_P(AmdTransferTest, NarrowCallsPushTwoBytesAndGoTo16BitAddresses) {
+  constexpr std::array<u8, 4> kCall = {0x66, 0xE8, 0x10, 0x00};  // call rel16
+  load_user(kCall);
+  const cpu::CpuState state = user_state();
+  const Caught caught = run_to_exception(state);  // nothing is mapped there
+  EXPECT_EQ(caught.vector, x86::kPF);
+  EXPECT_EQ(caught.rip, (kUserCode + kCall.size() + 0x10) & 0xFFFF);
+  EXPECT_EQ(caught.rsp, state.gpr[x86::kRsp] - 2);
+}
+
 TEST_P(AmdTransferTest, SysenterAndSysexitAreUndefinedInLongMode) {
   load_user(SNIPPET(sysenter));
   cpu::CpuState state = user_state();

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "x86/insn.hpp"
+#include "x86/decode.hpp"
 
 namespace vert::test {
 namespace {
@@ -244,6 +244,56 @@ TEST(Decode, OpcodeAndModrm) {
   EXPECT_TRUE(insn.has_modrm);
   EXPECT_EQ(insn.modrm, 0xC3);
   EXPECT_FALSE(in64({0x90}).has_modrm);
+}
+
+Insn on_amd(std::vector<u8> bytes) {
+  Insn insn;
+  EXPECT_EQ(decode_as(Vendor::kAmd, bytes, CodeSize::k64, insn), DecodeStatus::kOk);
+  return insn;
+}
+
+TEST(DecodeOnAmd, NearBranchesAreNarrowWithAnOperandSizePrefix) {
+  const std::vector<std::vector<u8>> branches = {
+      {0x66, 0xE9, 1, 2},        // jmp rel16
+      {0x66, 0xEB, 5},           // jmp rel8
+      {0x66, 0xE8, 1, 2},        // call rel16
+      {0x66, 0x0F, 0x84, 1, 2},  // jz rel16
+      {0x66, 0x74, 5},           // jz rel8
+      {0x66, 0xC3},              // ret
+      {0x66, 0xE2, 5},           // loop
+      {0x66, 0xE3, 5},           // jrcxz
+      {0x66, 0xFF, 0xE0},        // jmp ax
+      {0x66, 0xFF, 0x10},        // call word [rax]
+  };
+  for (const auto& bytes : branches) {
+    const Insn insn = on_amd(bytes);
+    EXPECT_EQ(insn.length, bytes.size());
+    EXPECT_EQ(insn.operand_size, 2);
+  }
+  EXPECT_EQ(on_amd({0x66, 0xFF, 0xE0}).operands[0].size, 2);
+  EXPECT_EQ(on_amd({0x66, 0xFF, 0x10}).operands[0].size, 2);
+  // REX.W overrides the prefix, and Intel's processors ignore it.
+  EXPECT_EQ(on_amd({0x66, 0x48, 0xE9, 1, 2, 3, 4}).operand_size, 8);
+  EXPECT_EQ(on_amd({0x66, 0x48, 0xFF, 0xE0}).operands[0].size, 8);
+  EXPECT_EQ(in64({0x66, 0xE9, 1, 2, 3, 4}).operand_size, 8);
+  EXPECT_EQ(in64({0x66, 0xEB, 5}).operand_size, 8);
+}
+
+TEST(DecodeOnAmd, PauseWithRexBExchangesR8) {
+  const Insn insn = on_amd({0xF3, 0x49, 0x90});
+  EXPECT_EQ(insn.mnemonic, ZYDIS_MNEMONIC_XCHG);
+  expect_operands(insn, {{kGpr, kR8, 8}, {kGpr, kRax, 8}});
+  expect_operands(on_amd({0xF3, 0x41, 0x90}), {{kGpr, kR8, 4}, {kGpr, kRax, 4}});
+  EXPECT_EQ(on_amd({0xF3, 0x48, 0x90}).mnemonic, ZYDIS_MNEMONIC_PAUSE);
+  EXPECT_EQ(in64({0xF3, 0x41, 0x90}).mnemonic, ZYDIS_MNEMONIC_PAUSE);
+}
+
+TEST(DecodeOnAmd, RepeatPrefixesDecideWhatLoopsCompareWith) {
+  EXPECT_EQ(on_amd({0xF2, 0xE1, 5}).mnemonic, ZYDIS_MNEMONIC_LOOPNE);
+  EXPECT_EQ(on_amd({0xF3, 0xE0, 5}).mnemonic, ZYDIS_MNEMONIC_LOOPE);
+  EXPECT_EQ(on_amd({0xF2, 0xE0, 5}).mnemonic, ZYDIS_MNEMONIC_LOOPNE);
+  EXPECT_EQ(on_amd({0xF2, 0xE2, 5}).mnemonic, ZYDIS_MNEMONIC_LOOP);
+  EXPECT_EQ(in64({0xF2, 0xE1, 5}).mnemonic, ZYDIS_MNEMONIC_LOOPE);
 }
 
 }  // namespace
