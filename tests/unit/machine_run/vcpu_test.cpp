@@ -71,7 +71,8 @@ class VcpuTest : public testing::Test, public VcpuOwner {
   }
 
   void make(unsigned index, ScriptedEngine::Step step) {
-    const cpu::VcpuContext context = {.index = index, .topology = {2}, .apic = &apic_, .events = &events_};
+    const cpu::VcpuContext context = {
+        .index = index, .topology = {2}, .apic = &apic_, .events = &events_, .model = &model_};
     vcpu_ =
         std::make_unique<Vcpu>(context, std::make_unique<ScriptedEngine>(events_, std::move(step)), *this);
     ASSERT_TRUE(vcpu_->start());
@@ -88,6 +89,7 @@ class VcpuTest : public testing::Test, public VcpuOwner {
     });
   }
 
+  x86::CpuModel model_ = x86::CpuModel::make("host").value();
   base::FakeTime time_;
   cpu::ApicFabric fabric_;
   VcpuEvents events_;
