@@ -1,0 +1,413 @@
+#include "device/virtio/virtio_pci.hpp"
+
+#include <array>
+#include <cstring>
+
+namespace vert::device::virtio {
+namespace {
+
+// Capabilities (virtio 1.2, 4.1.4).
+constexpr u8 kVendorCapability = 0x09;
+constexpr u8 kCapabilitySize = 16;
+constexpr u8 kNotifyCapabilitySize = 20;
+enum ConfigType : u8 { kCommonType = 1, kNotifyType = 2, kIsrType = 3, kDeviceType = 4 };
+constexpr u8 kBar = 0;
+
+constexpr u16 kMsixEnable = 1U << 15;
+constexpr u16 kMsixFunctionMask = 1U << 14;
+
+constexpr u8 kIsrQueue = 1;
+constexpr u8 kIsrConfig = 2;
+
+/// The common configuration, as it reads (4.1.4.3).
+struct CommonConfig {
+  u32 device_feature_select = 0;
+  u32 device_feature = 0;
+  u32 driver_feature_select = 0;
+  u32 driver_feature = 0;
+  u16 config_vector = 0;
+  u16 queue_count = 0;
+  u8 status = 0;
+  u8 generation = 0;
+  u16 queue_select = 0;
+  u16 queue_size = 0;
+  u16 queue_vector = 0;
+  u16 queue_enable = 0;
+  u16 queue_notify_offset = 0;
+  u64 queue_descriptors = 0;
+  u64 queue_driver = 0;
+  u64 queue_device = 0;
+  u16 queue_notify_data = 0;
+  u16 queue_reset = 0;
+  u32 padding = 0;
+};
+static_assert(offsetof(CommonConfig, queue_descriptors) == 0x20 &&
+              offsetof(CommonConfig, queue_reset) == 0x3A);
+
+constexpr u64 kQueueRegisters = offsetof(CommonConfig, queue_size);
+
+/// Base class and subclass (PCI Code and ID Assignment).
+constexpr u32 class_code_of(u16 type) {
+  switch (type) {
+    case kNetworkDevice: return 0x020000;
+    case kBlockDevice: return 0x010000;
+    case kConsoleDevice: return 0x078000;
+    default: return 0x00FF00;
+  }
+}
+
+PciIdentity identity_of(u16 type) {
+  return {.vendor = VirtioPci::kVendor,
+          .device = static_cast<u16>(VirtioPci::kFirstDevice + type),
+          .class_code = class_code_of(type),
+          .revision = 1,
+          .subsystem_vendor = VirtioPci::kVendor,
+          .subsystem = static_cast<u16>(VirtioPci::kFirstDevice + type)};
+}
+
+/// Low or high half, or all of a register of 64 bits at `offset`, which is a multiple of 4.
+void write_wide(u64& whole, u64 offset, unsigned size, u64 value) {
+  const unsigned shift = offset % 8 == 0 ? 0 : 32;
+  if (size == 8 && shift == 0) whole = value;
+  if (size == 4) whole = (whole & ~(u64{0xFFFF'FFFF} << shift)) | (value & 0xFFFF'FFFF) << shift;
+}
+
+}  // namespace
+
+VirtioPci::VirtioPci(std::string name, PciBuses buses, memory::GuestMemory& memory, InterruptLine& line,
+                     Msix::Send send, std::unique_ptr<VirtioDevice> device)
+    : PciDevice(std::move(name), buses, identity_of(device->type())),
+      memory_(memory),
+      line_(line),
+      msix_(static_cast<unsigned>(device->queue_sizes().size()) + 1, std::move(send)),
+      device_(std::move(device)),
+      queues_(device_->queue_sizes().size()),
+      queue_vectors_(queues_.size()) {
+  add_bar(kBar, BarKind::kMemory32, kBarSize, *this);
+  set_interrupt_pin(1);
+  add_capabilities();
+  seal();
+  reset_registers();
+  device_->pause();
+}
+
+VirtioPci::~VirtioPci() { device_->reset(); }
+
+void VirtioPci::add_capabilities() {
+  struct Region {
+    ConfigType type;
+    u32 offset;
+    u32 size;
+  };
+  const auto queue_count = static_cast<u32>(queues_.size());
+  for (const Region& region : {Region{kCommonType, kCommon, sizeof(CommonConfig)}, Region{kIsrType, kIsr, 1},
+                               Region{kDeviceType, kDeviceConfig, 0x1000},
+                               Region{kNotifyType, kNotify, queue_count * kNotifyMultiplier}}) {
+    const u8 size = region.type == kNotifyType ? kNotifyCapabilitySize : kCapabilitySize;
+    const u16 at = add_capability(kVendorCapability, size);
+    set_config(static_cast<u16>(at + 2), 1, size);
+    set_config(static_cast<u16>(at + 3), 1, region.type);
+    set_config(static_cast<u16>(at + 4), 1, kBar);
+    set_config(static_cast<u16>(at + 8), 4, region.offset);
+    set_config(static_cast<u16>(at + 12), 4, region.size);
+    if (region.type == kNotifyType) set_config(static_cast<u16>(at + 16), 4, kNotifyMultiplier);
+  }
+  msix_capability_ = add_capability(Msix::kCapabilityId, Msix::kCapabilitySize);
+  const auto control = static_cast<u16>(msix_capability_ + 2);
+  set_config(control, 2, msix_.vector_count() - 1);
+  set_writable(control, 2, kMsixEnable | kMsixFunctionMask);
+  set_config(static_cast<u16>(msix_capability_ + 4), 4, kMsix | kBar);
+  set_config(static_cast<u16>(msix_capability_ + 8), 4, (kMsix + Msix::kPendingOffset) | kBar);
+}
+
+// The BAR.
+
+u64 VirtioPci::read(u64 offset, unsigned size) {
+  if (offset >= kMsix) return msix_.read(offset - kMsix, size);
+  if (offset >= kNotify) return 0;
+  if (offset >= kDeviceConfig) {
+    std::array<u8, 8> bytes{};
+    const std::lock_guard lock(mutex_);
+    device_->read_config(static_cast<u32>(offset - kDeviceConfig), std::span(bytes).first(size));
+    u64 value = 0;
+    std::memcpy(&value, bytes.data(), sizeof value);
+    return value;
+  }
+  if (offset >= kIsr) return offset == kIsr ? take_isr() : 0;
+  return read_common(offset, size);
+}
+
+void VirtioPci::write(u64 offset, unsigned size, u64 value) {
+  if (offset >= kMsix) {
+    msix_.write(offset - kMsix, size, value);
+    return;
+  }
+  const std::lock_guard lock(mutex_);
+  if (offset >= kNotify) {
+    notify(static_cast<unsigned>((offset - kNotify) / kNotifyMultiplier));
+  } else if (offset >= kDeviceConfig) {
+    std::array<u8, 8> bytes{};
+    std::memcpy(bytes.data(), &value, sizeof value);
+    device_->write_config(static_cast<u32>(offset - kDeviceConfig), std::span(bytes).first(size));
+  } else if (offset < kIsr) {
+    write_common(offset, size, value);
+  }
+}
+
+u64 VirtioPci::read_common(u64 offset, unsigned size) {
+  const std::lock_guard lock(mutex_);
+  const auto half = [](u64 whole, u32 select) {
+    return select < 2 ? static_cast<u32>(whole >> (32 * select)) : 0;
+  };
+  CommonConfig config{.device_feature_select = device_feature_select_,
+                      .device_feature = half(offered(), device_feature_select_),
+                      .driver_feature_select = driver_feature_select_,
+                      .driver_feature = half(driver_features_, driver_feature_select_),
+                      .config_vector = config_vector_.load(),
+                      .queue_count = static_cast<u16>(queues_.size()),
+                      .status = status_.load(),
+                      .generation = config_generation_.load(),
+                      .queue_select = queue_select_};
+  if (queue_select_ < queues_.size()) {
+    const Queue& queue = queues_[queue_select_];
+    config.queue_size = queue.size;
+    config.queue_vector = queue_vectors_[queue_select_].load();
+    config.queue_enable = queue.enabled ? 1 : 0;
+    config.queue_notify_offset = queue_select_;
+    config.queue_descriptors = queue.layout.descriptors;
+    config.queue_driver = queue.layout.driver;
+    config.queue_device = queue.layout.device;
+    config.queue_notify_data = queue_select_;
+  }
+  u64 value = 0;
+  if (offset + size <= sizeof config)
+    std::memcpy(&value, reinterpret_cast<const u8*>(&config) + offset, size);
+  return value;
+}
+
+/// Registers are written whole, those of 64 bits also by halves (4.1.3.1).
+void VirtioPci::write_common(u64 offset, unsigned size, u64 value) {
+  const auto is = [&](u64 place, unsigned width) { return offset == place && size == width; };
+  if (is(offsetof(CommonConfig, device_feature_select), 4))
+    device_feature_select_ = static_cast<u32>(value);
+  else if (is(offsetof(CommonConfig, driver_feature_select), 4))
+    driver_feature_select_ = static_cast<u32>(value);
+  else if (is(offsetof(CommonConfig, driver_feature), 4))
+    write_driver_features(static_cast<u32>(value));
+  else if (is(offsetof(CommonConfig, config_vector), 2))
+    config_vector_ = stored_vector(value);
+  else if (is(offsetof(CommonConfig, status), 1))
+    write_status(static_cast<u8>(value));
+  else if (is(offsetof(CommonConfig, queue_select), 2))
+    queue_select_ = static_cast<u16>(value);
+  else if (offset >= kQueueRegisters && queue_select_ < queues_.size())
+    write_queue(offset, size, value);
+}
+
+void VirtioPci::write_queue(u64 offset, unsigned size, u64 value) {
+  const auto is = [&](u64 place, unsigned width) { return offset == place && size == width; };
+  Queue& queue = queues_[queue_select_];
+  if (is(offsetof(CommonConfig, queue_vector), 2)) {
+    queue_vectors_[queue_select_] = stored_vector(value);
+  } else if (is(offsetof(CommonConfig, queue_reset), 2)) {
+    if (value == 1 && accepted(feature::kRingReset)) reset_queue(queue_select_);
+  } else if (queue.enabled) {
+    return;  // what follows is fixed then
+  } else if (is(offsetof(CommonConfig, queue_size), 2)) {
+    queue.size = static_cast<u16>(value);
+  } else if (is(offsetof(CommonConfig, queue_enable), 2)) {
+    if (value == 1) enable_queue(queue_select_);
+  } else if (offset % 4 == 0 && offset >= offsetof(CommonConfig, queue_descriptors)) {
+    switch (offset & ~u64{7}) {
+      case offsetof(CommonConfig, queue_descriptors):
+        write_wide(queue.layout.descriptors, offset, size, value);
+        break;
+      case offsetof(CommonConfig, queue_driver): write_wide(queue.layout.driver, offset, size, value); break;
+      case offsetof(CommonConfig, queue_device): write_wide(queue.layout.device, offset, size, value); break;
+      default: break;
+    }
+  }
+}
+
+// The driver's steps (3.1.1).
+
+u64 VirtioPci::offered() const {
+  return device_->features() | feature::kVersion1 | feature::kIndirectDescriptors | feature::kEventIndex |
+         feature::kRingPacked | feature::kNotificationData | feature::kRingReset;
+}
+
+void VirtioPci::write_driver_features(u32 value) {
+  if (driver_feature_select_ >= 2 || has_status(status::kFeaturesOk)) return;
+  write_wide(driver_features_, driver_feature_select_ * 4, 4, value);
+}
+
+void VirtioPci::write_status(u8 value) {
+  if (value == 0) {
+    reset_device();
+    return;
+  }
+  const bool fit = (driver_features_ & ~offered()) == 0 && accepted(feature::kVersion1);
+  if (!fit) value = static_cast<u8>(value & ~status::kFeaturesOk);
+  if ((value & status::kFeaturesOk) == 0) value = static_cast<u8>(value & ~status::kDriverOk);
+  const bool started = has_status(status::kDriverOk);
+  // Bits are only ever added but by a reset; the device's own may come at any moment.
+  status_.fetch_or(static_cast<u8>(value & ~status::kNeedsReset));
+  if (!started && has_status(status::kDriverOk)) start();
+}
+
+void VirtioPci::enable_queue(unsigned index) {
+  Queue& queue = queues_[index];
+  if (!has_status(status::kFeaturesOk)) return;
+  queue.layout.size = queue.size;
+  auto made = queue.size <= device_->queue_sizes()[index]
+                  ? Virtqueue::create(memory_, queue.layout,
+                                      {.packed = accepted(feature::kRingPacked),
+                                       .indirect = accepted(feature::kIndirectDescriptors),
+                                       .event_index = accepted(feature::kEventIndex)})
+                  : make_error("the queue is too large");
+  if (!made) {
+    needs_reset();
+    return;
+  }
+  queue.enabled = true;
+  queue.waiting = std::move(*made);
+  if (has_status(status::kDriverOk)) {
+    device_->queue_ready(index, std::move(queue.waiting));
+    notify(index);
+  }
+}
+
+void VirtioPci::start() {
+  device_->start(*this, driver_features_);
+  for (unsigned i = 0; i < queues_.size(); ++i) {
+    if (queues_[i].waiting == nullptr) continue;
+    device_->queue_ready(i, std::move(queues_[i].waiting));
+    notify(i);
+  }
+}
+
+void VirtioPci::notify(unsigned index) {
+  const bool ready = has_status(status::kDriverOk) && !has_status(status::kNeedsReset) && !held_;
+  if (ready && index < queues_.size() && queues_[index].enabled) device_->queue_notify(index);
+}
+
+void VirtioPci::reset_queue(unsigned index) {
+  if (!queues_[index].enabled) return;
+  queues_[index].waiting.reset();
+  if (has_status(status::kDriverOk)) device_->queue_reset(index);
+  clear_queue(index);
+}
+
+void VirtioPci::clear_queue(unsigned index) {
+  queues_[index] = {};
+  queues_[index].size = device_->queue_sizes()[index];
+  queue_vectors_[index] = kNoVector;
+}
+
+void VirtioPci::reset_device() {
+  device_->reset();
+  reset_registers();
+}
+
+void VirtioPci::reset_registers() {
+  device_feature_select_ = driver_feature_select_ = 0;
+  driver_features_ = 0;
+  queue_select_ = 0;
+  for (unsigned i = 0; i < queues_.size(); ++i) clear_queue(i);
+  status_ = 0;
+  config_vector_ = kNoVector;
+  const std::lock_guard lock(pin_mutex_);
+  isr_ = 0;
+  drive_pin();
+}
+
+void VirtioPci::reset() {
+  {
+    const std::lock_guard lock(mutex_);
+    reset_device();
+  }
+  msix_.reset();
+  reset_config();
+}
+
+// Whether the device may work.
+
+void VirtioPci::on_config_written(u16 /*offset*/, unsigned /*size*/) {
+  const u32 command = config(kPciCommand, 2);
+  const u32 control = config(static_cast<u16>(msix_capability_ + 2), 2);
+  const bool bus_master = (command & kPciCommandBusMaster) != 0;
+  msix_.set_control({.enabled = (control & kMsixEnable) != 0,
+                     .function_masked = (control & kMsixFunctionMask) != 0,
+                     .bus_master = bus_master});
+  {
+    const std::lock_guard lock(pin_mutex_);
+    pin_disabled_ = (command & kPciCommandInterruptDisable) != 0;
+    drive_pin();
+  }
+  const std::lock_guard lock(mutex_);
+  bus_master_ = bus_master;
+  hold_device(machine_paused_ || !bus_master_);
+}
+
+void VirtioPci::pause() {
+  const std::lock_guard lock(mutex_);
+  machine_paused_ = true;
+  hold_device(true);
+}
+
+void VirtioPci::resume() {
+  const std::lock_guard lock(mutex_);
+  machine_paused_ = false;
+  hold_device(!bus_master_);
+}
+
+void VirtioPci::hold_device(bool on) {
+  if (held_ == on) return;
+  held_ = on;
+  if (on) {
+    device_->pause();
+    return;
+  }
+  device_->resume();
+  for (unsigned i = 0; i < queues_.size(); ++i) notify(i);
+}
+
+// Interrupts.
+
+u16 VirtioPci::stored_vector(u64 value) const {
+  return value < msix_.vector_count() ? static_cast<u16>(value) : kNoVector;
+}
+
+void VirtioPci::queue_interrupt(unsigned queue) { raise(queue_vectors_[queue].load(), kIsrQueue); }
+
+void VirtioPci::config_changed() {
+  config_generation_.fetch_add(1);
+  raise(config_vector_.load(), kIsrConfig);
+}
+
+void VirtioPci::needs_reset() {
+  const u8 before = status_.fetch_or(status::kNeedsReset);
+  if ((before & status::kDriverOk) != 0) raise(config_vector_.load(), kIsrConfig);
+}
+
+/// By MSI-X or, without, by the pin, which stays asserted until the driver reads the ISR status (4.1.5.3).
+void VirtioPci::raise(u16 vector, u8 isr_bit) {
+  if (msix_.enabled()) {
+    msix_.notify(vector);
+    return;
+  }
+  const std::lock_guard lock(pin_mutex_);
+  isr_ = static_cast<u8>(isr_ | isr_bit);
+  drive_pin();
+}
+
+u8 VirtioPci::take_isr() {
+  const std::lock_guard lock(pin_mutex_);
+  const u8 taken = std::exchange(isr_, u8{0});
+  drive_pin();
+  return taken;
+}
+
+void VirtioPci::drive_pin() { line_.set(isr_ != 0 && !pin_disabled_); }
+
+}  // namespace vert::device::virtio

@@ -1,0 +1,122 @@
+// The PCI transport of a virtio device (virtio 1.2, 4.1): one function with one memory BAR.
+//
+// Owned by machine/. Registers on any vCPU thread; interrupts on any thread. Two mutexes: one for the
+// registers and all calls of the device, and further in one for the interrupt pin. The device's threads take
+// only the latter, so that a reset can wait for them.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "device/interrupt_line.hpp"
+#include "device/pci/msix.hpp"
+#include "device/pci/pci_device.hpp"
+#include "device/virtio/device.hpp"
+
+namespace vert::device::virtio {
+
+/// Device status (virtio 1.2, 2.1).
+namespace status {
+inline constexpr u8 kAcknowledge = 1;
+inline constexpr u8 kDriver = 2;
+inline constexpr u8 kDriverOk = 4;
+inline constexpr u8 kFeaturesOk = 8;
+inline constexpr u8 kNeedsReset = 64;
+inline constexpr u8 kFailed = 128;
+}  // namespace status
+
+class VirtioPci final : public PciDevice, private memory::BusDevice, private VirtioHost {
+ public:
+  static constexpr u16 kVendor = 0x1AF4;
+  static constexpr u16 kFirstDevice = 0x1040;  // plus the device type
+  static constexpr u16 kNoVector = 0xFFFF;
+
+  // Places in the BAR.
+  static constexpr u32 kCommon = 0x0000;
+  static constexpr u32 kIsr = 0x1000;
+  static constexpr u32 kDeviceConfig = 0x2000;
+  static constexpr u32 kNotify = 0x3000;
+  static constexpr u32 kMsix = 0x4000;
+  static constexpr u32 kBarSize = 0x8000;
+  static constexpr u32 kNotifyMultiplier = 4;
+
+  /// `memory` and `line` outlive it.
+  VirtioPci(std::string name, PciBuses buses, memory::GuestMemory& memory, InterruptLine& line,
+            Msix::Send send, std::unique_ptr<VirtioDevice> device);
+  ~VirtioPci() override;
+
+  /// While the machine is paused, the device touches no guest memory.
+  void pause();
+  void resume();
+  /// Back to power-on.
+  void reset();
+
+ private:
+  struct Queue {
+    u16 size = 0;
+    bool enabled = false;
+    QueueLayout layout;
+    std::unique_ptr<Virtqueue> waiting;  // enabled, and the driver is not ready yet
+  };
+
+  [[nodiscard]] u64 read(u64 offset, unsigned size) override;
+  void write(u64 offset, unsigned size, u64 value) override;
+  void on_config_written(u16 offset, unsigned size) override;
+
+  void queue_interrupt(unsigned queue) override;
+  void config_changed() override;
+  void needs_reset() override;
+
+  void add_capabilities();
+  [[nodiscard]] u64 read_common(u64 offset, unsigned size);
+  void write_common(u64 offset, unsigned size, u64 value);
+  void write_queue(u64 offset, unsigned size, u64 value);
+  void write_driver_features(u32 value);
+  void write_status(u8 value);
+  void enable_queue(unsigned index);
+  void reset_queue(unsigned index);
+  void clear_queue(unsigned index);
+  void notify(unsigned index);
+  void start();
+  void reset_device();
+  void reset_registers();
+
+  [[nodiscard]] u64 offered() const;
+  [[nodiscard]] bool accepted(u64 feature) const { return (driver_features_ & feature) != 0; }
+  [[nodiscard]] bool has_status(u8 bits) const { return (status_.load() & bits) == bits; }
+  [[nodiscard]] u16 stored_vector(u64 value) const;
+  [[nodiscard]] u8 take_isr();
+  void raise(u16 vector, u8 isr_bit);
+  void drive_pin();
+  void hold_device(bool on);
+
+  memory::GuestMemory& memory_;
+  InterruptLine& line_;
+  Msix msix_;
+  u16 msix_capability_ = 0;
+  const std::unique_ptr<VirtioDevice> device_;
+
+  std::mutex mutex_;  // all until the next one
+  u32 device_feature_select_ = 0;
+  u32 driver_feature_select_ = 0;
+  u64 driver_features_ = 0;
+  u16 queue_select_ = 0;
+  std::vector<Queue> queues_;
+  bool bus_master_ = false;
+  bool machine_paused_ = false;
+  bool held_ = true;  // the device is paused, for one of the two
+
+  std::atomic<u8> status_ = 0;
+  std::atomic<u8> config_generation_ = 0;
+  std::atomic<u16> config_vector_ = kNoVector;
+  std::vector<std::atomic<u16>> queue_vectors_;
+
+  std::mutex pin_mutex_;
+  u8 isr_ = 0;
+  bool pin_disabled_ = false;
+};
+
+}  // namespace vert::device::virtio
