@@ -12,6 +12,7 @@
 #include "cli/run_session.hpp"
 #include "cli/text.hpp"
 #include "control/registry.hpp"
+#include "machine/board.hpp"
 #include "machine/machine.hpp"
 
 namespace vert::cli {
@@ -64,7 +65,6 @@ struct RunOptions {
 
 constexpr unsigned kMaxCpus = 64;
 constexpr u64 kMinMemory = u64{1} << 20;
-const std::vector<std::string> kDevices = {"isa-debug-exit", "pc-testdev"};
 
 Status check_engine(const std::string& name) {
   std::vector<std::string> known = {"auto"};
@@ -109,7 +109,9 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
   VERT_ASSIGN(config.cpus, parse_cpus(options.cpus));
   VERT_TRY(check_engine(options.engine));
   VERT_TRY(check_cpu_option(options.cpu));
-  for (const std::string& device : options.devices) VERT_TRY(check_name("device", device, kDevices));
+  const auto devices = machine::Board::optional_devices();
+  for (const std::string& device : options.devices)
+    VERT_TRY(check_name("device", device, {devices.begin(), devices.end()}));
   config.engine = options.engine;
   config.cpu_model = options.cpu;
   config.initrd = options.initrd;
@@ -159,7 +161,8 @@ class RunCommand final : public Command {
                     "Serial console: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");
     app_.add_option("--device", options_.devices,
-                    "Add a test device: isa-debug-exit or pc-testdev; repeatable")
+                    "Add a device: virtio-rng (random numbers), or for tests isa-debug-exit or pc-testdev; "
+                    "repeatable")
         ->type_name("NAME")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

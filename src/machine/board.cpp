@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 
+#include "device/irqchip/msi.hpp"
+#include "device/virtio/entropy.hpp"
 #include "machine/firmware/acpi_tables.hpp"
 
 namespace vert::machine {
@@ -14,7 +16,9 @@ namespace {
 
 constexpr std::string_view kDebugExit = "isa-debug-exit";
 constexpr std::string_view kTestdev = "pc-testdev";
-constexpr std::array kOptionalDevices = {kDebugExit, kTestdev};
+constexpr std::string_view kEntropy = "virtio-rng";
+constexpr std::array kOptionalDevices = {kDebugExit, kTestdev, kEntropy};
+constexpr unsigned kFirstFreeSlot = 1;  // the host bridge is at 0, the LPC bridge at 31
 
 static_assert(kEcamBase == device::kEcamBase && kEcamSize == device::kEcamSize);
 static_assert(kIoApicBase == device::IoApic::kBase && kLocalApicBase == cpu::LocalApic::kDefaultBase);
@@ -38,7 +42,8 @@ constexpr auto kPmTimerWidth =
 
 Board::Board(const MemoryMap& map, memory::GuestMemory& memory, base::TimeService& time,
              cpu::ApicFabric& fabric, const BoardEvents& events)
-    : fabric_(fabric),
+    : memory_(memory),
+      fabric_(fabric),
       io_apic_(fabric),
       router_(pic_, io_apic_),
       serial_(time, router_.connect_isa(device::kCom1Irq), events.serial_output),
@@ -92,9 +97,31 @@ Status Board::add_optional(const std::string& name, const BoardEvents& events) {
     testdev_.emplace(lines);
     return testdev_->map(pio_, mmio_);
   }
+  const auto is_name = [&](const auto& device) { return device->name() == name; };
+  if (name == kEntropy && std::ranges::none_of(virtio_, is_name)) {
+    VERT_ASSIGN(auto entropy, device::virtio::Entropy::create());
+    return add_virtio(name, std::move(entropy));
+  }
   if (std::ranges::find(kOptionalDevices, name) != kOptionalDevices.end())
     return make_error("the device '{}' is given twice", name);
   return make_error("there is no device '{}'; choose one of: {}", name, fmt::join(kOptionalDevices, ", "));
+}
+
+/// Each in a slot of its own, with its pin INTA#.
+Status Board::add_virtio(std::string_view name, std::unique_ptr<device::virtio::VirtioDevice> device) {
+  const auto slot = static_cast<u8>(kFirstFreeSlot + virtio_.size());
+  virtio_.push_back(std::make_unique<device::virtio::VirtioPci>(
+      std::string(name), device::PciBuses{mmio_, pio_}, memory_, router_.connect(pci_interrupt(slot, 0)),
+      [this](u64 address, u32 data) { device::send_msi(fabric_, address, data); }, std::move(device)));
+  return pci_.add(slot, 0, *virtio_.back());
+}
+
+void Board::pause() {
+  for (const auto& device : virtio_) device->pause();
+}
+
+void Board::resume() {
+  for (const auto& device : virtio_) device->resume();
 }
 
 void Board::reset() {
@@ -106,6 +133,7 @@ void Board::reset() {
   reset_control_.reset();
   fw_cfg_.reset();
   pci_.reset();
+  for (const auto& device : virtio_) device->reset();
   if (testdev_) testdev_->reset();
   io_apic_.reset();
   pic_.reset();

@@ -26,6 +26,7 @@
 #include "device/legacy/reset_control.hpp"
 #include "device/legacy/serial_16550.hpp"
 #include "device/pci/pci_host.hpp"
+#include "device/virtio/virtio_pci.hpp"
 #include "machine/firmware/memory_map.hpp"
 #include "memory/bus.hpp"
 
@@ -62,6 +63,9 @@ class Board {
   [[nodiscard]] device::FwCfg& fw_cfg() { return fw_cfg_; }
   [[nodiscard]] device::IoApic& io_apic() { return io_apic_; }
 
+  /// While paused, no device touches guest memory. Timers are the event loop's.
+  void pause();
+  void resume();
   /// All devices as after power-up.
   void reset();
   /// What firmware does to them before it hands over: 8259s and timer as SeaBIOS leaves them.
@@ -72,9 +76,12 @@ class Board {
         const BoardEvents& events);
   [[nodiscard]] Status map_devices();
   [[nodiscard]] Status add_optional(const std::string& name, const BoardEvents& events);
+  [[nodiscard]] Status add_virtio(std::string_view name,
+                                  std::unique_ptr<device::virtio::VirtioDevice> device);
 
   memory::Bus mmio_;
   memory::Bus pio_;
+  memory::GuestMemory& memory_;
   cpu::ApicFabric& fabric_;
   device::I8259 pic_;
   device::IoApic io_apic_;
@@ -90,6 +97,7 @@ class Board {
   device::PciHost pci_;
   std::optional<device::DebugExit> debug_exit_;
   std::optional<device::PcTestdev> testdev_;
+  std::vector<std::unique_ptr<device::virtio::VirtioPci>> virtio_;  // in the order of their slots
 };
 
 }  // namespace vert::machine

@@ -330,6 +330,7 @@ Status Machine::Impl::stand_still() {
   // Clocks stop one after the other; the guest must not see that.
   const base::HostMoment before = base::host_moment();
   loop->pause();
+  board->pause();
   const u64 later = loop->host_ns(loop->now_ns()) - before.ns;
   stood_still_tsc =
       before.tsc + static_cast<u64>(u128{later} * model.tsc_frequency() / base::kNanosecondsPerSecond);
@@ -348,6 +349,7 @@ void Machine::Impl::go_on() {
       apics[vcpu->index()]->set_tsc_deadline(apics[vcpu->index()]->tsc_deadline(), offset);
     }
     loop->resume_at(now.ns);
+    board->resume();
   }
   const std::scoped_lock lock(mutex);
   if (outcome || reset_requested) return;  // whoever asked for that has paused, or will pause, all vCPUs

@@ -170,6 +170,11 @@ std::optional<std::string> cached_kernel(const std::string& name) {
   return access(path.c_str(), R_OK) == 0 ? std::optional(std::move(path)) : std::nullopt;
 }
 
+std::optional<std::string> cached_module(const std::string& kernel, const std::string& name) {
+  std::string path = cli::cache_folder() + "/modules/" + kernel + "/" + name + ".ko";
+  return access(path.c_str(), R_OK) == 0 ? std::optional(std::move(path)) : std::nullopt;
+}
+
 std::optional<std::string> busybox() {
   for (const std::string& path : {cli::cache_folder() + "/busybox", std::string("/bin/busybox")}) {
     if (access(path.c_str(), R_OK) == 0) return path;

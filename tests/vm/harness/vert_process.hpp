@@ -69,6 +69,8 @@ class VertProcess {
 
 /// Debian's kernel of that name ("6.1-cloud") from the cache, if it is there.
 [[nodiscard]] std::optional<std::string> cached_kernel(const std::string& name);
+/// Of a kernel in the cache.
+[[nodiscard]] std::optional<std::string> cached_module(const std::string& kernel, const std::string& name);
 /// busybox from the cache or from the host.
 [[nodiscard]] std::optional<std::string> busybox();
 /// The same for 32-bit guests, from the cache.

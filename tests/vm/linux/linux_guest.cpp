@@ -14,12 +14,12 @@ namespace {
 constexpr std::chrono::seconds kBootLimit{600};
 constexpr std::chrono::seconds kPowerOffLimit{60};
 
-Result<std::string> make_initrd(UserSpace user_space) {
-  const bool is_64bit = user_space == UserSpace::k64Bit;
+Result<std::string> make_initrd(const GuestConfig& config) {
+  const bool is_64bit = config.user_space == UserSpace::k64Bit;
   const auto shell = is_64bit ? busybox() : busybox_i386();
   if (!shell) return make_error("no busybox (./dev fetch gets one)");
   cli::Initramfs archive;
-  for (const char* folder : {"bin", "proc", "sys", "dev"}) archive.add_folder(folder);
+  for (const char* folder : {"bin", "proc", "sys", "dev", "modules"}) archive.add_folder(folder);
   VERT_TRY(archive.add_host_file("bin/busybox", *shell, true));
   VERT_TRY(archive.add_host_file("init", VERT_GUEST_SOURCES "/shell_init.sh", true));
   for (const std::string program :
@@ -27,6 +27,12 @@ Result<std::string> make_initrd(UserSpace user_space) {
         "control_bits", "fetch_faults", "x87_environment", "xsave_layout", "fast_calls32"}) {
     if (!is_64bit) break;
     VERT_TRY(archive.add_host_file("bin/" + program, VERT_GUEST_FOLDER "/" + program, true));
+  }
+  for (const std::string& module : config.modules) {
+    const auto path = cached_module(config.kernel, module);
+    if (!path)
+      return make_error("no module {} of the kernel {} (./dev fetch gets it)", module, config.kernel);
+    VERT_TRY(archive.add_host_file("modules/" + module + ".ko", *path, false));
   }
   const std::vector<u8> bytes = std::move(archive).finish();
 
@@ -45,13 +51,15 @@ Result<std::string> make_initrd(UserSpace user_space) {
 Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config) {
   const auto kernel = cached_kernel(config.kernel);
   if (!kernel) return make_error("the kernel {} is not in the cache (./dev fetch gets it)", config.kernel);
-  VERT_ASSIGN(std::string initrd, make_initrd(config.user_space));
+  VERT_ASSIGN(std::string initrd, make_initrd(config));
   std::unique_ptr<LinuxGuest> guest(new LinuxGuest(std::move(initrd)));
-  guest->process_ = std::make_unique<VertProcess>(
-      std::vector<std::string>{"run", "--kernel", *kernel, "--initrd", guest->initrd_, "--append",
-                               config.append, "--cpus", std::to_string(config.cpus), "--engine",
-                               config.engine, "--memory", config.memory},
-      VertProcess::Console::kPipes);
+  std::vector<std::string> words = {"run",         "--kernel",     *kernel,
+                                    "--initrd",    guest->initrd_, "--append",
+                                    config.append, "--cpus",       std::to_string(config.cpus),
+                                    "--engine",    config.engine,  "--memory",
+                                    config.memory};
+  for (const std::string& device : config.devices) words.insert(words.end(), {"--device", device});
+  guest->process_ = std::make_unique<VertProcess>(std::move(words), VertProcess::Console::kPipes);
   return guest;
 }
 

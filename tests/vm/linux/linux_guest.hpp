@@ -4,6 +4,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/error.hpp"
 #include "vm/harness/vert_process.hpp"
@@ -19,6 +20,8 @@ struct GuestConfig {
   std::string memory = "512M";
   std::string append = "console=ttyS0 quiet";
   UserSpace user_space = UserSpace::k64Bit;  // 32-bit: busybox alone
+  std::vector<std::string> devices = {};     // for --device
+  std::vector<std::string> modules = {};     // in /modules, to be loaded by the test
 };
 
 class LinuxGuest {

@@ -1,0 +1,37 @@
+// Linux's own drivers find vert's virtio devices and use them, with MSI-X and by the interrupt pin.
+#include <gtest/gtest.h>
+
+#include "vm/linux/linux_guest.hpp"
+
+namespace vert::vm_test {
+namespace {
+
+class VirtioTest : public testing::TestWithParam<bool> {};
+
+TEST_P(VirtioTest, LinuxReadsRandomBytes) {
+  const bool msi = GetParam();
+  const std::vector<std::string> modules = {"virtio_ring",           "virtio",     "virtio_pci_modern_dev",
+                                            "virtio_pci_legacy_dev", "virtio_pci", "virtio-rng"};
+  auto started = LinuxGuest::start({.cpus = 2,
+                                    .append = std::string("console=ttyS0 quiet") + (msi ? "" : " pci=nomsi"),
+                                    .devices = {"virtio-rng"},
+                                    .modules = modules});
+  if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
+  LinuxGuest& guest = **started;
+  ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
+  for (const std::string& module : modules)
+    EXPECT_EQ(guest.shell("insmod /modules/" + module + ".ko"), "") << module;
+  EXPECT_EQ(guest.shell("cat /sys/class/misc/hw_random/rng_current"), "virtio_rng.0\n");
+  EXPECT_EQ(guest.shell("dd if=/dev/hwrng bs=4096 count=64 2>/dev/null | wc -c"), "262144\n");
+  const std::string bytes = guest.shell("head -c 16 /dev/hwrng | od -An -tx1");
+  EXPECT_NE(guest.shell("head -c 16 /dev/hwrng | od -An -tx1"), bytes);
+  EXPECT_EQ(guest.shell("grep -c 'MSI.*virtio0-input' /proc/interrupts"), msi ? "1\n" : "0\n");
+  EXPECT_EQ(guest.shell("dmesg | grep -E 'BUG|WARNING|virtio.*(fail|error)'"), "");
+  EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
+}
+
+INSTANTIATE_TEST_SUITE_P(Interrupts, VirtioTest, testing::Values(true, false),
+                         [](const auto& parameter) { return parameter.param ? "msix" : "pin"; });
+
+}  // namespace
+}  // namespace vert::vm_test
