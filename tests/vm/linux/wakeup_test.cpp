@@ -57,6 +57,18 @@ TEST_P(WakeupTest, ProcessorsWakeEachOther) {
   expect_prompt("ping_pong " + std::to_string(long_tests() ? 1'000'000 : 20'000));
 }
 
+/// The other processes of the guest get their turns, and it can be paused, as the end of each test shows by
+/// stopping it.
+TEST_P(WakeupTest, UsersLoopsHoldNobodyUp) {
+  // One for each processor; without the wait at the end the shell may take a job's end for that of its input.
+  const std::string loops = guest().shell("for i in $(seq " + std::to_string(GetParam()) +
+                                              "); do user_loop & done; sleep 1; pidof user_loop | wc -w",
+                                          120s);
+  EXPECT_EQ(loops, std::to_string(GetParam()) + "\n");
+  expect_prompt("timer_latency 2");
+  EXPECT_EQ(guest().shell("killall -9 user_loop; wait; pidof user_loop | wc -w", 120s), "0\n");
+}
+
 TEST_P(WakeupTest, ProcessorsComeAndGoUnderLoad) {
   if (GetParam() == 1) GTEST_SKIP() << "SKIP: the boot processor stays";
   const std::string times = std::to_string(long_tests() ? 200 : 10);
