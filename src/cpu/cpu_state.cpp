@@ -84,6 +84,13 @@ bool msrs_possible(const CpuState& state, unsigned width) {
          msr.xss == 0;
 }
 
+/// On AMD's processors, SYSRET takes any RIP to user mode, where the next fetch faults (APM 3, SYSRET).
+bool rip_possible(const CpuState& state, const x86::CpuModel& model) {
+  if (!state.code64()) return within(state.rip, 0xFFFF'FFFF);
+  const bool any = model.vendor() == x86::Vendor::kAmd && state.cpl == 3;
+  return any || x86::is_canonical(state.rip, state.linear_bits());
+}
+
 }  // namespace
 
 Status check(const CpuState& state, const x86::CpuModel& model) {
@@ -98,9 +105,7 @@ Status check(const CpuState& state, const x86::CpuModel& model) {
   if (!within(state.dr6, 0xFFFF'FFFF) || !within(state.dr7, 0xFFFF'FFFF)) return refuse("debug registers");
   if (!within(state.fpu.mxcsr, model.mxcsr_mask())) return refuse("MXCSR");
   if (state.activity > Activity::kShutdown) return refuse("activity");
-  if (!x86::is_canonical(state.rip, state.linear_bits()) ||
-      (!state.code64() && !within(state.rip, 0xFFFF'FFFF)))
-    return refuse("RIP");
+  if (!rip_possible(state, model)) return refuse("RIP");
   return {};
 }
 

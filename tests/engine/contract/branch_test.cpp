@@ -27,6 +27,21 @@ TEST_P(BranchTest, DirectOnesToNonCanonicalAddressesFaultThemselves) {
   }
 }
 
+// A state may say so where SYSRET leaves such a RIP (APM 3, SYSRET): the fetch faults.
+TEST_P(BranchTest, StatesAtNonCanonicalAddressesFaultWhenTheyRun) {
+  for (const u64 rip : {u64{1} << 47, ~u64{0} << 63, u64{0xFFFF'7FFF'FFFF'FFFF}}) {
+    make_rig();
+    Assembler a(code());
+    start(a.hlt());
+    rig().state(0).rip = rip;
+    EXPECT_EQ(rig().run(cpu::kNoBudget).reason, cpu::Exit::kHalt);
+    const auto caught = rig().caught();
+    ASSERT_TRUE(caught.has_value());
+    EXPECT_EQ(caught->vector, x86::kGP);
+    EXPECT_EQ(caught->rip, rip);
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Engines, BranchTest, testing::ValuesIn(engine_names()));
 
 }  // namespace

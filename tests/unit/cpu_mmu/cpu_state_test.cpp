@@ -134,5 +134,18 @@ TEST(CpuState, ImpossibleStatesAreRefused) {
   EXPECT_TRUE(refused(long_mode, [](CpuState& s) { s.rip = u64{1} << 47; }));
 }
 
+TEST(CpuState, OnlyAmdsSysretLeavesAnyRip) {
+  CpuState user;
+  cpu::reset(user, model());
+  user.cr0 = x86::cr0::PE | x86::cr0::PG | x86::cr0::ET;
+  user.cr4 = x86::cr4::PAE;
+  user.efer = x86::efer::LME | x86::efer::LMA;
+  user.segment[x86::kCs].attributes |= 0x2000;  // L
+  user.cpl = 3;
+  EXPECT_TRUE(cpu::check(user, model()).has_value());
+  user.rip = u64{1} << 47;
+  EXPECT_EQ(cpu::check(user, model()).has_value(), model().vendor() == x86::Vendor::kAmd);
+}
+
 }  // namespace
 }  // namespace vert::test
