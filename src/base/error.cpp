@@ -7,7 +7,9 @@
 namespace vert {
 
 std::unexpected<Error> make_system_error(int error_number, std::string_view what) {
-  return make_error("{}: {}", what, std::generic_category().message(error_number));
+  return std::unexpected(
+      Error{.message = fmt::format("{}: {}", what, std::generic_category().message(error_number)),
+            .system_error = error_number});
 }
 
 void check_failed(const char* expression, const char* file, int line) {

@@ -14,6 +14,7 @@ namespace vert {
 
 struct Error {
   std::string message;
+  int system_error = 0;  // the errno value behind it, if there is one
 };
 
 template <typename T>
@@ -23,7 +24,7 @@ using Status = std::expected<void, Error>;
 /// The one place where errors are made (and the one place for a breakpoint).
 template <typename... Args>
 [[nodiscard]] std::unexpected<Error> make_error(fmt::format_string<Args...> format, Args&&... args) {
-  return std::unexpected(Error{fmt::format(format, std::forward<Args>(args)...)});
+  return std::unexpected(Error{.message = fmt::format(format, std::forward<Args>(args)...)});
 }
 
 /// As make_error, with the meaning of `error_number` (an errno value) appended: "...: No such file".

@@ -28,10 +28,12 @@ const std::map<std::string, std::set<std::string>>& layers() {
       {"engine/interp", {"base", "x86", "memory", "cpu"}},
       {"engine/bt", {"base", "x86", "memory", "cpu"}},
       {"engine/kvm", {"base", "x86", "memory", "cpu"}},
-      {"device", {"base", "x86", "memory", "cpu"}},
-      {"machine", {"base", "x86", "memory", "cpu", "engine/interp", "engine/bt", "engine/kvm", "device"}},
+      {"storage", {"base"}},
+      {"device", {"base", "x86", "memory", "cpu", "storage"}},
+      {"machine",
+       {"base", "x86", "memory", "cpu", "engine/interp", "engine/bt", "engine/kvm", "storage", "device"}},
       {"control", {"base", "x86", "memory", "cpu", "machine"}},
-      {"cli", {"base", "x86", "memory", "cpu", "device", "machine", "control"}},
+      {"cli", {"base", "x86", "memory", "cpu", "storage", "device", "machine", "control"}},
   };
   return kLayers;
 }

@@ -1,0 +1,32 @@
+#include "storage/image.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "storage/raw_image.hpp"
+
+namespace vert::storage {
+namespace {
+
+constexpr std::array<u8, 4> kQcowMagic = {'Q', 'F', 'I', 0xFB};
+
+}  // namespace
+
+Format marked_format(std::span<const u8> start) {
+  return std::ranges::equal(start.first(kQcowMagic.size()), kQcowMagic) ? Format::kQcow2 : Format::kRaw;
+}
+
+Task<Result<std::unique_ptr<Image>>> open_image(IoContext& context, std::string path, ImageOptions options) {
+  VERT_CO_ASSIGN(auto file,
+                 ImageFile::open(context, path, {.read_only = options.read_only, .cache = options.cache}));
+  std::array<u8, 4> start{};
+  const iovec piece = buffer_of(std::span<u8>(start));
+  VERT_CO_TRY(co_await file->read(0, Buffers(&piece, 1)));
+  switch (options.format.value_or(marked_format(start))) {
+    case Format::kQcow2: co_return make_error("'{}': qcow2 images cannot be used yet", path);
+    case Format::kRaw: break;
+  }
+  co_return RawImage::open(std::move(file), !options.format);
+}
+
+}  // namespace vert::storage
