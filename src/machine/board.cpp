@@ -124,6 +124,11 @@ void Board::resume() {
   for (const auto& device : virtio_) device->resume();
 }
 
+bool Board::sends_unmaskable() {
+  return io_apic_.sends_unmaskable() ||
+         std::ranges::any_of(virtio_, [](const auto& device) { return device->sends_unmaskable(); });
+}
+
 void Board::reset() {
   serial_.reset();
   pit_.reset();

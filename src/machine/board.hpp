@@ -66,6 +66,8 @@ class Board {
   /// While paused, no device touches guest memory. Timers are the event loop's.
   void pause();
   void resume();
+  /// Whether an interrupt of a device, as things stand, is an NMI or INIT.
+  [[nodiscard]] bool sends_unmaskable();
   /// All devices as after power-up.
   void reset();
   /// What firmware does to them before it hands over: 8259s and timer as SeaBIOS leaves them.

@@ -252,7 +252,7 @@ bool Machine::Impl::devices_can_wake() const {
     const u32 value = apic.mmio_read(entry);
     return (value & kMasked) == 0 && ((value & kMode) == kNmi || (value & kMode) == kInit);
   };
-  return board->io_apic().sends_unmaskable() || std::ranges::any_of(apics, [&](const auto& apic) {
+  return board->sends_unmaskable() || std::ranges::any_of(apics, [&](const auto& apic) {
            return unmaskable(*apic, kLvtLint0) || unmaskable(*apic, kLvtError);
          });
 }

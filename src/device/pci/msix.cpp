@@ -71,7 +71,7 @@ void Msix::write_dword(u64 offset, u32 value) {
 
 /// Sends the message now, or marks it pending.
 void Msix::deliver(MsixVector& vector) {
-  vector.pending = vector.masked || control_.function_masked || !control_.bus_master;
+  vector.pending = !may_send(vector);
   if (!vector.pending) send_(vector.address, vector.data);
 }
 

@@ -6,6 +6,7 @@
 // local APICs'.
 #pragma once
 
+#include <algorithm>
 #include <functional>
 #include <mutex>
 #include <vector>
@@ -72,6 +73,15 @@ class Msix {
   /// is not, nothing happens.
   void notify(unsigned vector);
 
+  /// Whether `is_wanted(address, data)` holds for a message that notify() would send at once.
+  template <typename IsWanted>
+  [[nodiscard]] bool any_ready(IsWanted is_wanted) const {
+    const std::lock_guard lock(mutex_);
+    return control_.enabled && std::ranges::any_of(vectors_, [&](const MsixVector& vector) {
+             return may_send(vector) && is_wanted(vector.address, vector.data);
+           });
+  }
+
   [[nodiscard]] MsixState save() const;
   [[nodiscard]] Status restore(const MsixState& state);
   void reset();
@@ -79,6 +89,9 @@ class Msix {
  private:
   [[nodiscard]] u32 read_dword(u64 offset) const;
   void write_dword(u64 offset, u32 value);
+  [[nodiscard]] bool may_send(const MsixVector& vector) const {
+    return !vector.masked && !control_.function_masked && control_.bus_master;
+  }
   void deliver(MsixVector& vector);
   void deliver_pending();
 

@@ -110,7 +110,10 @@ void PciDevice::update_config(u16 offset, unsigned size, u32 value) {
   store(config_, offset, size, value);
 }
 
-u32 PciDevice::config_read(u16 offset, unsigned size) { return config(offset, size); }
+u32 PciDevice::config_read(u16 offset, unsigned size) {
+  on_config_read(offset, size);
+  return config(offset, size);
+}
 
 void PciDevice::config_write(u16 offset, unsigned size, u32 value) {
   {
@@ -124,10 +127,13 @@ void PciDevice::config_write(u16 offset, unsigned size, u32 value) {
     }
     remap_bars();
   }
-  on_config_written(offset, size);
+  on_config_changed();
+  on_config_written(offset, size, value);
 }
 
-void PciDevice::on_config_written(u16 /*offset*/, unsigned /*size*/) {}
+void PciDevice::on_config_read(u16 /*offset*/, unsigned /*size*/) {}
+void PciDevice::on_config_written(u16 /*offset*/, unsigned /*size*/, u32 /*value*/) {}
+void PciDevice::on_config_changed() {}
 
 /// Where a BAR answers, if it does.
 std::optional<u64> PciDevice::wanted_address(unsigned index) const {
@@ -188,7 +194,7 @@ Status PciDevice::restore_config(const base::Document& document) {
     }
     remap_bars();
   }
-  on_config_written(0, config_size_);
+  on_config_changed();
   return {};
 }
 
@@ -198,7 +204,7 @@ void PciDevice::reset_config() {
     config_ = power_on_;
     remap_bars();
   }
-  on_config_written(0, config_size_);
+  on_config_changed();
 }
 
 }  // namespace vert::device

@@ -6,7 +6,7 @@
 // something else stays unmapped, and answers again once it moves.
 //
 // A device derives from this, builds its space in its constructor, and from then on only configuration
-// writes change it.
+// accesses change it.
 #pragma once
 
 #include <array>
@@ -99,16 +99,21 @@ class PciDevice {
   /// To be called once at the end: what the space holds now is what a reset brings back.
   void seal();
 
-  // For later, on any thread; not from on_config_written() of the same device with a lock of its own held.
+  // For later, on any thread; not from on_config_changed() of the same device with a lock of its own held.
 
   [[nodiscard]] u32 config(u16 offset, unsigned size) const;
   /// Changes what the guest sees, whatever the masks say (status bits and the like). Restore and reset bring
-  /// such bits back to power-on: the device sets them again in on_config_written().
+  /// such bits back to power-on: the device sets them again in on_config_changed().
   void update_config(u16 offset, unsigned size, u32 value);
 
-  /// Called after each write by the guest and after restore and reset, with no lock held. A write covers
-  /// [offset, offset + size).
-  virtual void on_config_written(u16 offset, unsigned size);
+  // Called with no lock held. An access covers [offset, offset + size).
+
+  /// Before the guest reads: for registers whose reading does something.
+  virtual void on_config_read(u16 offset, unsigned size);
+  /// After the guest has written `value`: for registers whose writing does something.
+  virtual void on_config_written(u16 offset, unsigned size, u32 value);
+  /// After any change: by the guest (before on_config_written()), by restore and by reset.
+  virtual void on_config_changed();
 
  private:
   struct Bar {

@@ -28,7 +28,7 @@ struct Request {
 /// Puts a request together from descriptors, and refuses what is no valid chain (virtio 1.2, 2.6.5).
 class RequestBuilder {
  public:
-  /// In one request; more than a queue may have entries.
+  /// In one request: as many as the largest queue has, indirect tables included.
   static constexpr unsigned kMaxDescriptors = 1024;
 
   RequestBuilder(const memory::GuestMemory& memory, Request& request);

@@ -51,15 +51,12 @@ Virtqueue::Pop SplitQueue::pop(Request& request) {
   const u8* element = available_ + kElements + (next_ % size_) * kAvailableSize;
   const u16 head = load_u16(element, std::memory_order_relaxed);
   RequestBuilder builder(memory(), request);
-  if (!gather(head, builder)) return Pop::kBroken;
+  const std::span table(descriptors_, size_ * kDescriptorSize);
+  if (!gather_chain(table, head, false, builder)) return Pop::kBroken;
   request.id = head;
   request.ring_slots = 1;
   ++next_;
   return Pop::kRequest;
-}
-
-bool SplitQueue::gather(u16 head, RequestBuilder& builder) const {
-  return gather_chain({descriptors_, size_ * kDescriptorSize}, head, false, builder);
 }
 
 /// Follows a chain through `table`. It has at most as many links as the table has descriptors: more are a

@@ -26,7 +26,6 @@ class SplitQueue final : public Virtqueue {
   SplitQueue(memory::GuestMemory& memory, u16 size, QueueFeatures features)
       : Virtqueue(memory), size_(size), features_(features) {}
 
-  [[nodiscard]] bool gather(u16 head, RequestBuilder& builder) const;
   [[nodiscard]] bool gather_chain(std::span<const u8> table, u16 index, bool in_table,
                                   RequestBuilder& builder) const;
   [[nodiscard]] u16 available_index() const;

@@ -1,7 +1,9 @@
 #include "device/virtio/virtio_pci.hpp"
 
-#include <array>
+#include <algorithm>
 #include <cstring>
+
+#include "device/irqchip/msi.hpp"
 
 namespace vert::device::virtio {
 namespace {
@@ -9,9 +11,26 @@ namespace {
 // Capabilities (virtio 1.2, 4.1.4).
 constexpr u8 kVendorCapability = 0x09;
 constexpr u8 kCapabilitySize = 16;
-constexpr u8 kNotifyCapabilitySize = 20;
-enum ConfigType : u8 { kCommonType = 1, kNotifyType = 2, kIsrType = 3, kDeviceType = 4 };
+enum ConfigType : u8 { kCommonType = 1, kNotifyType = 2, kIsrType = 3, kDeviceType = 4, kWindowType = 5 };
 constexpr u8 kBar = 0;
+
+// Offsets in one.
+constexpr u16 kCapabilityLength = 2;
+constexpr u16 kCapabilityType = 3;
+constexpr u16 kCapabilityBar = 4;
+constexpr u16 kRegionOffset = 8;
+constexpr u16 kRegionSize = 12;
+constexpr u16 kNotifyMultiplierAt = 16;
+constexpr u16 kWindowData = 16;
+
+// Advanced Features, which give a conventional function its function-level reset (PCI-SIG ECN "Advanced
+// Capabilities for Conventional PCI", 2006).
+constexpr u8 kAdvancedFeatures = 0x13;
+constexpr u8 kAdvancedFeaturesSize = 6;
+constexpr u32 kTransactionsPending = 1;
+constexpr u32 kFunctionLevelReset = 2;
+constexpr u16 kAdvancedControl = 4;
+constexpr u32 kInitiateReset = 1;
 
 constexpr u16 kMsixEnable = 1U << 15;
 constexpr u16 kMsixFunctionMask = 1U << 14;
@@ -65,6 +84,8 @@ PciIdentity identity_of(u16 type) {
           .subsystem = static_cast<u16>(VirtioPci::kFirstDevice + type)};
 }
 
+constexpr bool overlap(u32 a, u32 a_size, u32 b, u32 b_size) { return a < b + b_size && b < a + a_size; }
+
 /// Low or high half, or all of a register of 64 bits at `offset`, which is a multiple of 4.
 void write_wide(u64& whole, u64 offset, unsigned size, u64 value) {
   const unsigned shift = offset % 8 == 0 ? 0 : 32;
@@ -93,31 +114,74 @@ VirtioPci::VirtioPci(std::string name, PciBuses buses, memory::GuestMemory& memo
 
 VirtioPci::~VirtioPci() { device_->reset(); }
 
-void VirtioPci::add_capabilities() {
-  struct Region {
-    ConfigType type;
-    u32 offset;
-    u32 size;
-  };
+std::array<VirtioPci::Region, 4> VirtioPci::regions() const {
   const auto queue_count = static_cast<u32>(queues_.size());
-  for (const Region& region : {Region{kCommonType, kCommon, sizeof(CommonConfig)}, Region{kIsrType, kIsr, 1},
-                               Region{kDeviceType, kDeviceConfig, 0x1000},
-                               Region{kNotifyType, kNotify, queue_count * kNotifyMultiplier}}) {
-    const u8 size = region.type == kNotifyType ? kNotifyCapabilitySize : kCapabilitySize;
-    const u16 at = add_capability(kVendorCapability, size);
-    set_config(static_cast<u16>(at + 2), 1, size);
-    set_config(static_cast<u16>(at + 3), 1, region.type);
-    set_config(static_cast<u16>(at + 4), 1, kBar);
-    set_config(static_cast<u16>(at + 8), 4, region.offset);
-    set_config(static_cast<u16>(at + 12), 4, region.size);
-    if (region.type == kNotifyType) set_config(static_cast<u16>(at + 16), 4, kNotifyMultiplier);
-  }
+  return {Region{kCommonType, kCommon, sizeof(CommonConfig)}, Region{kIsrType, kIsr, 1},
+          Region{kDeviceType, kDeviceConfig, 0x1000},
+          Region{kNotifyType, kNotify, queue_count * kNotifyMultiplier}};
+}
+
+u16 VirtioPci::add_virtio_capability(const Region& region, u8 extra) {
+  const u8 size = kCapabilitySize + extra;
+  const u16 at = add_capability(kVendorCapability, size);
+  set_config(at + kCapabilityLength, 1, size);
+  set_config(at + kCapabilityType, 1, region.type);
+  set_config(at + kCapabilityBar, 1, kBar);
+  set_config(at + kRegionOffset, 4, region.offset);
+  set_config(at + kRegionSize, 4, region.size);
+  return at;
+}
+
+void VirtioPci::add_capabilities() {
   msix_capability_ = add_capability(Msix::kCapabilityId, Msix::kCapabilitySize);
   const auto control = static_cast<u16>(msix_capability_ + 2);
   set_config(control, 2, msix_.vector_count() - 1);
   set_writable(control, 2, kMsixEnable | kMsixFunctionMask);
   set_config(static_cast<u16>(msix_capability_ + 4), 4, kMsix | kBar);
   set_config(static_cast<u16>(msix_capability_ + 8), 4, (kMsix + Msix::kPendingOffset) | kBar);
+
+  for (const Region& region : regions()) {
+    const bool notify = region.type == kNotifyType;
+    const u16 at = add_virtio_capability(region, notify ? 4 : 0);
+    if (notify) set_config(at + kNotifyMultiplierAt, 4, kNotifyMultiplier);
+  }
+  window_capability_ = add_virtio_capability({kWindowType, 0, 0}, 4);
+  set_writable(window_capability_ + kCapabilityBar, 1, 0xFF);
+  for (const u16 field : {kRegionOffset, kRegionSize, kWindowData})
+    set_writable(window_capability_ + field, 4, ~u32{0});
+
+  reset_capability_ = add_capability(kAdvancedFeatures, kAdvancedFeaturesSize);
+  set_config(reset_capability_ + 2, 1, kAdvancedFeaturesSize);
+  set_config(reset_capability_ + 3, 1, kTransactionsPending | kFunctionLevelReset);
+}
+
+// Configuration space.
+
+/// Where it is, if that is aligned and in one of the regions: the MSI-X table is none of them.
+std::optional<VirtioPci::Window> VirtioPci::window() const {
+  const u64 offset = config(window_capability_ + kRegionOffset, 4);
+  const u32 size = config(window_capability_ + kRegionSize, 4);
+  const bool aligned = (size == 1 || size == 2 || size == 4) && offset % size == 0;
+  if (!aligned || config(window_capability_ + kCapabilityBar, 1) != kBar) return std::nullopt;
+  const bool inside = std::ranges::any_of(regions(), [&](const Region& region) {
+    return offset >= region.offset && offset + size <= u64{region.offset} + region.size;
+  });
+  return inside ? std::optional(Window{offset, size}) : std::nullopt;
+}
+
+void VirtioPci::on_config_read(u16 offset, unsigned size) {
+  const u16 data = window_capability_ + kWindowData;
+  if (!overlap(offset, size, data, 4)) return;
+  if (const auto at = window()) update_config(data, at->size, static_cast<u32>(read(at->offset, at->size)));
+}
+
+void VirtioPci::on_config_written(u16 offset, unsigned size, u32 value) {
+  const u16 data = window_capability_ + kWindowData;
+  if (overlap(offset, size, data, 4)) {
+    if (const auto at = window()) write(at->offset, at->size, config(data, at->size));
+  }
+  const u16 control = reset_capability_ + kAdvancedControl;
+  if (overlap(offset, size, control, 1) && (value >> 8 * (control - offset) & kInitiateReset) != 0) reset();
 }
 
 // The BAR.
@@ -332,7 +396,7 @@ void VirtioPci::reset() {
 
 // Whether the device may work.
 
-void VirtioPci::on_config_written(u16 /*offset*/, unsigned /*size*/) {
+void VirtioPci::on_config_changed() {
   const u32 command = config(kPciCommand, 2);
   const u32 control = config(static_cast<u16>(msix_capability_ + 2), 2);
   const bool bus_master = (command & kPciCommandBusMaster) != 0;
@@ -376,6 +440,13 @@ void VirtioPci::hold_device(bool on) {
 
 u16 VirtioPci::stored_vector(u64 value) const {
   return value < msix_.vector_count() ? static_cast<u16>(value) : kNoVector;
+}
+
+bool VirtioPci::sends_unmaskable() const {
+  return msix_.any_ready([](u64 address, u32 data) {
+    const auto message = decode_msi(address, data);
+    return message && (message->mode == cpu::DeliveryMode::kNmi || message->mode == cpu::DeliveryMode::kInit);
+  });
 }
 
 void VirtioPci::queue_interrupt(unsigned queue) { raise(queue_vectors_[queue].load(), kIsrQueue); }

@@ -5,9 +5,11 @@
 // only the latter, so that a reset can wait for them.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,6 +55,8 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   void resume();
   /// Back to power-on.
   void reset();
+  /// Whether one of its messages, as they stand, is an NMI or INIT.
+  [[nodiscard]] bool sends_unmaskable() const;
 
  private:
   struct Queue {
@@ -64,13 +68,29 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
 
   [[nodiscard]] u64 read(u64 offset, unsigned size) override;
   void write(u64 offset, unsigned size, u64 value) override;
-  void on_config_written(u16 offset, unsigned size) override;
+  void on_config_read(u16 offset, unsigned size) override;
+  void on_config_written(u16 offset, unsigned size, u32 value) override;
+  void on_config_changed() override;
 
   void queue_interrupt(unsigned queue) override;
   void config_changed() override;
   void needs_reset() override;
 
+  struct Region {
+    u8 type;
+    u32 offset;
+    u32 size;
+  };
+  /// A window on the registers in configuration space, for who cannot reach the BAR (4.1.4.9).
+  struct Window {
+    u64 offset;
+    unsigned size;  // 1, 2 or 4
+  };
+
+  [[nodiscard]] std::array<Region, 4> regions() const;
+  u16 add_virtio_capability(const Region& region, u8 extra);
   void add_capabilities();
+  [[nodiscard]] std::optional<Window> window() const;
   [[nodiscard]] u64 read_common(u64 offset, unsigned size);
   void write_common(u64 offset, unsigned size, u64 value);
   void write_queue(u64 offset, unsigned size, u64 value);
@@ -97,6 +117,8 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   InterruptLine& line_;
   Msix msix_;
   u16 msix_capability_ = 0;
+  u16 window_capability_ = 0;
+  u16 reset_capability_ = 0;
   const std::unique_ptr<VirtioDevice> device_;
 
   std::mutex mutex_;  // all until the next one

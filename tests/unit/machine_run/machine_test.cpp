@@ -5,6 +5,8 @@
 
 #include <thread>
 
+#include "device/virtio/virtio_pci.hpp"
+
 #include "unit/machine_run/kernel_file.hpp"
 
 namespace vert::machine {
@@ -118,6 +120,40 @@ TEST(Machine, HaltThatAnNmiOfADeviceCouldEndGoesOn) {
   });
   EXPECT_EQ(machine->run().reason, Outcome::Reason::kStopped);
   stopper.join();
+}
+
+/// mov dword [address], value
+void store(Code& code, u32 address, u32 value) {
+  code.insert(code.end(), {0xC7, 0x05});
+  for (const u32 number : {address, value})
+    for (unsigned i = 0; i < 4; ++i) code.push_back(static_cast<u8>(number >> 8 * i));
+}
+
+TEST(Machine, HaltThatAnMsixMessageCouldEndGoesOn) {
+  constexpr u32 kFunction = 0xB000'0000 + (1 << 15);  // 00:01.0 in the ECAM window
+  constexpr u32 kBar = 0xC000'0000;
+  constexpr u32 kMsixControl = kFunction + 0x40;  // the first capability
+  constexpr u32 kNmi = 0x400;
+  for (const u32 data : {kNmi, 0x40U}) {
+    Code code;
+    store(code, kFunction + device::kPciBar0, kBar);
+    store(code, kFunction + device::kPciCommand, device::kPciCommandMemory | device::kPciCommandBusMaster);
+    store(code, kMsixControl, 0x8000'0000);
+    store(code, kBar + device::virtio::VirtioPci::kMsix, 0xFEE0'0000);
+    store(code, kBar + device::virtio::VirtioPci::kMsix + 8, data);
+    store(code, kBar + device::virtio::VirtioPci::kMsix + 12, 0);
+    code.insert(code.end(), {0xF4, 0xEB, 0xFD});  // hlt; jmp $-1
+    const KernelFile kernel(code);
+    MachineConfig config = config_for(kernel);
+    config.devices = {"virtio-rng"};
+    auto machine = Machine::create(config).value();
+    std::thread stopper([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      machine->stop();
+    });
+    EXPECT_EQ(machine->run().reason, data == kNmi ? Outcome::Reason::kStopped : Outcome::Reason::kHalted);
+    stopper.join();
+  }
 }
 
 TEST(Machine, StopEndsALoopAndAHalt) {

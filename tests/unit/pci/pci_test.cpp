@@ -28,7 +28,7 @@ class Card final : public PciDevice {
     seal();
   }
   using PciDevice::update_config;
-  void on_config_written(u16, unsigned) override { ++told; }
+  void on_config_changed() override { ++told; }
   Register registers;
   u16 first = 0;
   u16 second = 0;

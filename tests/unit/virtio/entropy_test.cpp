@@ -67,13 +67,17 @@ TEST_P(EntropyTest, ABrokenRingNeedsReset) {
 }
 
 TEST(EntropyReset, AtAnyMomentLeavesGuestMemoryAlone) {
-  for (int round = 0; round < 60; ++round) {
+  constexpr u16 kResetControl = 4;
+  for (int round = 0; round < 120; ++round) {
     PciRig rig(Entropy::create().value());
     rig.start();
     for (int i = 0; i < 4; ++i) rig.driver->offer({{kData, 0x8000, true}}, false);
     rig.doorbell(0);
-    std::this_thread::sleep_for(std::chrono::microseconds(round * 5));
-    rig.write(PciRig::kStatus, 1, 0);
+    std::this_thread::sleep_for(std::chrono::microseconds(round / 2 * 5));
+    if (round % 2 == 0)
+      rig.write(PciRig::kStatus, 1, 0);
+    else
+      rig.pci.config_write(static_cast<u16>(rig.capability(0x13) + kResetControl), 1, 1);
     rig.driver->memory->set_dirty_log(true);
     std::this_thread::sleep_for(500us);
     EXPECT_TRUE(rig.driver->memory->take_dirty().empty()) << round;

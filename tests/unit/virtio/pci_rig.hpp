@@ -44,6 +44,10 @@ class PciRig {
             "virtio-test", {mmio, ports}, *driver->memory, line,
             [this](u64 address, u32 data) { messages.emplace_back(address, data); }, std::move(device)) {
     driver->queue.reset();  // the device makes its own
+    place_bar();
+  }
+
+  void place_bar() {
     pci.config_write(device::kPciBar0, 4, kBar);
     set_command(device::kPciCommandMemory | device::kPciCommandBusMaster);
   }
@@ -100,9 +104,18 @@ class PciRig {
   }
   /// The first capability of that kind; 0 if there is none.
   [[nodiscard]] u16 capability(u8 id) {
+    return find_capability([&](u16 at) { return pci.config_read(at, 1) == id; });
+  }
+  /// The same for virtio's own kinds.
+  [[nodiscard]] u16 virtio_capability(u8 type) {
+    return find_capability([&](u16 at) {
+      return pci.config_read(at, 1) == 0x09 && pci.config_read(static_cast<u16>(at + 3), 1) == type;
+    });
+  }
+  template <typename IsWanted>
+  [[nodiscard]] u16 find_capability(IsWanted is_wanted) {
     auto at = static_cast<u16>(pci.config_read(device::kPciCapabilityPointer, 1));
-    while (at != 0 && pci.config_read(at, 1) != id)
-      at = static_cast<u16>(pci.config_read(static_cast<u16>(at + 1), 1));
+    while (at != 0 && !is_wanted(at)) at = static_cast<u16>(pci.config_read(static_cast<u16>(at + 1), 1));
     return at;
   }
 

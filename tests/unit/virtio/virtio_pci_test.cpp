@@ -82,8 +82,11 @@ TEST_F(VirtioPciTest, SaysWhatItIsAndWhereItsRegistersAre) {
     offsets[rig_.pci.config_read(static_cast<u16>(at + 3), 1)] =
         rig_.pci.config_read(static_cast<u16>(at + 8), 4);
   }
-  const std::map<u32, u32> expected = {
-      {1, VirtioPci::kCommon}, {2, VirtioPci::kNotify}, {3, VirtioPci::kIsr}, {4, VirtioPci::kDeviceConfig}};
+  const std::map<u32, u32> expected = {{1, VirtioPci::kCommon},
+                                       {2, VirtioPci::kNotify},
+                                       {3, VirtioPci::kIsr},
+                                       {4, VirtioPci::kDeviceConfig},
+                                       {5, 0}};
   EXPECT_EQ(offsets, expected);
   EXPECT_EQ(rig_.pci.config_read(static_cast<u16>(rig_.capability(0x11) + 2), 2), 2U) << "three vectors";
   EXPECT_EQ(rig_.read(PciRig::kQueueCount, 2), 2U);
@@ -232,6 +235,126 @@ TEST_F(VirtioPciTest, TheDevicesConfigurationIsItsOwn) {
   EXPECT_EQ(record_.config[1], 9);
 }
 
+// Through configuration space (virtio 1.2, 4.1.4.9).
+
+class VirtioPciWindowTest : public VirtioPciTest {
+ protected:
+  void place(u32 bar, u32 offset, u32 length) {
+    rig_.pci.config_write(window_ + 4, 1, bar);
+    rig_.pci.config_write(window_ + 8, 4, offset);
+    rig_.pci.config_write(window_ + 12, 4, length);
+  }
+  [[nodiscard]] u32 get(u32 offset, u32 length) {
+    place(0, offset, length);
+    return rig_.pci.config_read(data_, 4) & static_cast<u32>((u64{1} << 8 * length) - 1);
+  }
+  void put(u32 offset, u32 length, u32 value) {
+    place(0, offset, length);
+    rig_.pci.config_write(data_, 4, value);
+  }
+
+  const u16 window_ = rig_.virtio_capability(5);
+  const u16 data_ = static_cast<u16>(window_ + 16);
+};
+
+TEST_F(VirtioPciWindowTest, ReachesTheRegistersWithoutTheBar) {
+  rig_.start();
+  calls();
+  rig_.set_command(device::kPciCommandBusMaster);
+  put(PciRig::kQueueSelect, 2, 1);
+  EXPECT_EQ(get(PciRig::kQueueSelect, 2), 1U);
+  EXPECT_EQ(get(PciRig::kStatus, 1), PciRig::kReady);
+  EXPECT_EQ(get(VirtioPci::kDeviceConfig, 4), 0x04030201U);
+  put(VirtioPci::kNotify, 2, 0);
+  EXPECT_EQ(calls(), "notify0 ");
+  record_.host->queue_interrupt(0);
+  EXPECT_EQ(get(VirtioPci::kIsr, 1), 1U);
+  EXPECT_FALSE(rig_.line.level) << "reading the ISR status took it";
+}
+
+TEST_F(VirtioPciWindowTest, ANarrowReadOfTheDataReadsTheRegister) {
+  rig_.start();
+  record_.host->queue_interrupt(0);
+  place(0, VirtioPci::kIsr, 1);
+  EXPECT_EQ(rig_.pci.config_read(data_, 1), 1U);
+}
+
+TEST_F(VirtioPciWindowTest, ReachesNothingButWholeRegistersOfItsRegions) {
+  rig_.start();
+  record_.host->queue_interrupt(0);
+  calls();
+  struct Place {
+    u32 bar, offset, length;
+  };
+  constexpr u32 kTwoQueues = 2 * VirtioPci::kNotifyMultiplier;
+  for (const Place& at : {Place{1, PciRig::kStatus, 1},
+                          {0xFF, PciRig::kStatus, 1},
+                          {0, PciRig::kStatus, 0},
+                          {0, PciRig::kStatus, 3},
+                          {0, PciRig::kStatus - 4, 8},
+                          {0, PciRig::kStatus, ~0U},
+                          {0, PciRig::kStatus - 1, 2},
+                          {0, PciRig::kStatus - 2, 4},
+                          {0, 0x40, 4},
+                          {0, VirtioPci::kIsr, 2},
+                          {0, VirtioPci::kNotify + kTwoQueues, 2},
+                          {0, VirtioPci::kMsix, 4},
+                          {0, VirtioPci::kBarSize, 4},
+                          {0, ~0U, 1},
+                          {0, ~0U - 3, 4}}) {
+    place(at.bar, at.offset, at.length);
+    rig_.pci.config_write(data_, 4, 0);
+    EXPECT_EQ(rig_.pci.config_read(data_, 4), 0U) << at.bar << " " << at.offset << " " << at.length;
+  }
+  EXPECT_EQ(calls(), "");
+  EXPECT_EQ(rig_.status(), PciRig::kReady);
+  EXPECT_TRUE(rig_.line.level);
+}
+
+TEST_F(VirtioPciWindowTest, SavedConfigurationWritesNoRegister) {
+  rig_.start();
+  put(PciRig::kConfigVector, 2, 0);
+  rig_.write(PciRig::kConfigVector, 2, 1);
+  calls();
+  ASSERT_TRUE(rig_.pci.restore_config(rig_.pci.save_config()));
+  EXPECT_EQ(rig_.read(PciRig::kConfigVector, 2), 1U);
+}
+
+// Function-level reset.
+
+TEST_F(VirtioPciTest, AFunctionLevelResetTakesTheDeviceAndItsConfiguration) {
+  rig_.start();
+  rig_.enable_msix();
+  record_.host->config_changed();
+  const u16 features = rig_.capability(0x13);
+  ASSERT_NE(features, 0);
+  EXPECT_EQ(rig_.pci.config_read(static_cast<u16>(features + 2), 2), 0x0306U) << "its length; TP and FLR";
+  calls();
+  rig_.pci.config_write(static_cast<u16>(features + 4), 1, 1);
+  EXPECT_EQ(calls(), "reset pause ");
+  EXPECT_EQ(rig_.pci.config_read(static_cast<u16>(features + 4), 2), 0U) << "done, and nothing is pending";
+  EXPECT_EQ(rig_.pci.config_read(device::kPciCommand, 2), 0U);
+  EXPECT_EQ(rig_.pci.config_read(device::kPciBar0, 4), 0U);
+  EXPECT_EQ(rig_.pci.config_read(static_cast<u16>(rig_.capability(0x11) + 2), 2), 2U) << "MSI-X is off";
+
+  rig_.place_bar();
+  EXPECT_EQ(rig_.status(), 0);
+  EXPECT_EQ(rig_.read(VirtioPci::kMsix + 12, 4), 1U) << "masked";
+  rig_.start();
+  EXPECT_EQ(calls(), "resume start ready0 notify0 ");
+}
+
+TEST_F(VirtioPciTest, OnlyTheResetBitResets) {
+  rig_.start();
+  const u16 features = rig_.capability(0x13);
+  rig_.pci.config_write(features, 4, ~0U);
+  rig_.pci.config_write(static_cast<u16>(features + 4), 2, 0xFFFE);
+  EXPECT_EQ(rig_.status(), PciRig::kReady);
+  rig_.pci.config_write(static_cast<u16>(features + 2), 4, 0x1'0000);
+  rig_.place_bar();
+  EXPECT_EQ(rig_.status(), 0) << "a wide write, too";
+}
+
 TEST_F(VirtioPciTest, BearsAnyAccess) {
   std::mt19937_64 random(3);
   for (int i = 0; i < 200'000; ++i) {
@@ -243,6 +366,12 @@ TEST_F(VirtioPciTest, BearsAnyAccess) {
       static_cast<void>(rig_.read(offset, size));
     else
       rig_.write(offset, size, value);
+    if (random() % 4 == 0)
+      rig_.pci.config_write(static_cast<u16>(0x40 + random() % 0x80), 1U << random() % 3,
+                            static_cast<u32>(random() % 4 == 0 ? random() : random() % 16));
+    if (random() % 16 == 0)
+      static_cast<void>(rig_.pci.config_read(static_cast<u16>(random() % 0xC0), 1U << random() % 3));
+    if (random() % 64 == 0) rig_.place_bar();
     if (random() % 64 == 0) rig_.set_command(static_cast<u32>(random() % 8) | device::kPciCommandMemory);
     if (record_.calls.size() > 1000) calls();
   }

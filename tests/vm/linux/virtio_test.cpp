@@ -26,6 +26,13 @@ TEST_P(VirtioTest, LinuxReadsRandomBytes) {
   const std::string bytes = guest.shell("head -c 16 /dev/hwrng | od -An -tx1");
   EXPECT_NE(guest.shell("head -c 16 /dev/hwrng | od -An -tx1"), bytes);
   EXPECT_EQ(guest.shell("grep -c 'MSI.*virtio0-input' /proc/interrupts"), msi ? "1\n" : "0\n");
+  // Linux resets the function, and starts anew.
+  const std::string function = "/sys/bus/pci/devices/0000:00:01.0";
+  EXPECT_EQ(guest.shell("cat " + function + "/reset_method"), "af_flr\n");
+  EXPECT_EQ(guest.shell("echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/unbind; echo 1 > " + function +
+                        "/reset; echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/bind"),
+            "");
+  EXPECT_EQ(guest.shell("head -c 4096 /dev/hwrng | wc -c"), "4096\n");
   EXPECT_EQ(guest.shell("dmesg | grep -E 'BUG|WARNING|virtio.*(fail|error)'"), "");
   EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
 }
