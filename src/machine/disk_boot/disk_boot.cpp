@@ -1,0 +1,41 @@
+#include "machine/disk_boot/disk_boot.hpp"
+
+#include <algorithm>
+
+#include "base/log.hpp"
+#include "machine/disk_boot/boot_search.hpp"
+#include "machine/disk_boot/confined_child.hpp"
+
+namespace vert::machine::disk_boot {
+
+namespace {
+
+constexpr u64 kMaxCommandLine = 4096;  // more than any kernel takes
+constexpr u64 kMaxDescription = 4096;
+
+/// Both are shown to people and written as JSON.
+std::string printable(const std::vector<u8>& bytes) {
+  std::string text(bytes.begin(), bytes.end());
+  std::ranges::replace_if(
+      text, [](char c) { return c < ' ' || c > '~'; }, '?');
+  return text;
+}
+
+}  // namespace
+
+Result<DiskBoot> find_disk_boot(BlockReader& disk, const std::string& name) {
+  Confinement confinement;
+  confinement.descriptors = disk.descriptors();
+  confinement.section_limits = {kMaxBootFile, kMaxBootFile, kMaxCommandLine, kMaxDescription};
+  auto answer =
+      run_confined(confinement, [&disk](ConfinedOutput& output) { return search_and_copy(disk, output); });
+  if (!answer) return make_error("{}: {}: name a kernel with --kernel", name, answer.error().message);
+  if (!answer->missing.empty())
+    base::log(base::LogLevel::kDebug, "{}: read in a child process that this host does not fully confine: {}",
+              name, answer->missing);
+  auto& sections = answer->sections;
+  return DiskBoot{std::move(sections[0]), std::move(sections[1]), printable(sections[2]),
+                  printable(sections[3])};
+}
+
+}  // namespace vert::machine::disk_boot
