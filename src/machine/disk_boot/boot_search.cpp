@@ -4,20 +4,31 @@
 
 #include "machine/disk_boot/boot_choice.hpp"
 #include "machine/disk_boot/disk_boot.hpp"
+#include "machine/disk_boot/extlinux.hpp"
+#include "machine/disk_boot/grub_config.hpp"
+#include "machine/disk_boot/loader_entries.hpp"
 #include "machine/disk_boot/newest_kernel.hpp"
 
 namespace vert::machine::disk_boot {
 
 namespace {
 
-using Method = std::optional<BootChoice> (*)(Volumes&, Volume&);
+using Method = std::optional<BootChoice> (*)(Volumes&, Volume&, std::string&);
 
 /// What a boot loader is told to boot goes before guesses, wherever it is.
 std::optional<BootChoice> choose(Volumes& volumes) {
-  static constexpr std::array<Method, 1> kGuesses = {choose_newest_kernel};
+  static constexpr std::array<Method, 3> kLoaders = {choose_by_loader_entries, choose_by_grub,
+                                                     choose_by_extlinux};
+  std::string note;
   for (Volume* const volume : volumes.readable())
-    for (const Method method : kGuesses)
-      if (auto choice = method(volumes, *volume)) return choice;
+    for (const Method method : kLoaders)
+      if (auto choice = method(volumes, *volume, note)) return choice;
+  for (Volume* const volume : volumes.readable()) {
+    auto choice = choose_newest_kernel(volumes, *volume);
+    if (!choice) continue;
+    if (!note.empty()) choice->source += ", since " + note;
+    return choice;
+  }
   return std::nullopt;
 }
 
@@ -79,13 +90,16 @@ Status search_and_copy(BlockReader& disk, ConfinedOutput& output) {
   const auto choice = choose(volumes);
   if (!choice) return std::unexpected(volumes.describe_failure());
   VERT_TRY(check_sizes(*choice));
+  const std::string options = command_line(*choice);
+  if (options.size() > kMaxBootText)
+    return make_error("the command line has {} bytes, which no kernel takes", options.size());
   VERT_TRY(copy_file(choice->kernel, output));
   output.end_section();
   VERT_TRY(copy_initrds(*choice, output));
   output.end_section();
-  VERT_TRY(output.write(command_line(*choice)));
+  VERT_TRY(output.write(options));
   output.end_section();
-  VERT_TRY(output.write(describe(*choice)));
+  VERT_TRY(output.write(describe(*choice).substr(0, kMaxBootText)));
   output.end_section();
   return {};
 }

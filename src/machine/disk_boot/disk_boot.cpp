@@ -10,9 +10,6 @@ namespace vert::machine::disk_boot {
 
 namespace {
 
-constexpr u64 kMaxCommandLine = 4096;  // more than any kernel takes
-constexpr u64 kMaxDescription = 4096;
-
 /// Both are shown to people and written as JSON.
 std::string printable(const std::vector<u8>& bytes) {
   std::string text(bytes.begin(), bytes.end());
@@ -26,7 +23,7 @@ std::string printable(const std::vector<u8>& bytes) {
 Result<DiskBoot> find_disk_boot(BlockReader& disk, const std::string& name) {
   Confinement confinement;
   confinement.descriptors = disk.descriptors();
-  confinement.section_limits = {kMaxBootFile, kMaxBootFile, kMaxCommandLine, kMaxDescription};
+  confinement.section_limits = {kMaxBootFile, kMaxBootFile, kMaxBootText, kMaxBootText};
   auto answer =
       run_confined(confinement, [&disk](ConfinedOutput& output) { return search_and_copy(disk, output); });
   if (!answer) return make_error("{}: {}: name a kernel with --kernel", name, answer.error().message);

@@ -13,6 +13,7 @@
 namespace vert::machine::disk_boot {
 
 inline constexpr u64 kMaxBootFile = u64{512} << 20;
+inline constexpr u64 kMaxBootText = 4096;  // the command line, and the description
 
 struct DiskBoot {
   std::vector<u8> kernel;

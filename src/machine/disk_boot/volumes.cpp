@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "machine/disk_boot/config_text.hpp"
+
 namespace vert::machine::disk_boot {
 
 namespace {
@@ -28,12 +30,6 @@ int rank(const Volume& volume) {
     case PartitionRole::kRoot: return 1;
     default: return 2;
   }
-}
-
-std::string lower(std::string text) {
-  for (char& c : text)
-    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-  return text;
 }
 
 void add_part(std::string& list, const std::string& part) { list += (list.empty() ? "" : "; ") + part; }
@@ -79,7 +75,7 @@ std::vector<Volume*> Volumes::readable() {
 
 Volume* Volumes::by_uuid(const std::string& uuid) {
   for (Volume& volume : volumes_)
-    if (volume.files != nullptr && volume.files->uuid() == lower(uuid)) return &volume;
+    if (volume.files != nullptr && volume.files->uuid() == lower_case(uuid)) return &volume;
   return nullptr;
 }
 
