@@ -166,7 +166,7 @@ void Console::take_input() {
 
 void Console::offer_pending() {
   if (pending_.empty()) return;
-  const std::size_t taken = machine_.serial_input(pending_);
+  const std::size_t taken = machine_.console_input(pending_);
   pending_.erase(pending_.begin(), pending_.begin() + static_cast<std::ptrdiff_t>(taken));
 }
 

@@ -29,6 +29,8 @@ constexpr const char* kExamples = R"(Examples:
     vert run --detach --name web --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
     vert console web
     vert stop web
+  Console on virtio, which is faster than a serial port and knows the terminal's size:
+    vert run --device virtio-console --kernel vmlinuz --initrd initrd.img --append 'console=hvc0'
   Run a test kernel (ELF or multiboot) that reports its result through port 0xf4:
     vert run test.elf --serial file=test.log --device isa-debug-exit
   Print the engine's counters when the VM ends:
@@ -158,11 +160,12 @@ class RunCommand final : public Command {
                     ",+F adds and ,-F removes a CPUID feature")
         ->type_name("MODEL[,+F][,-F]...");
     app_.add_option("--serial", options_.serial,
-                    "Serial console: stdio, file=F, pty or none (default stdio; none with --detach)")
+                    "Where the console goes: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");
-    app_.add_option("--device", options_.devices,
-                    "Add a device: virtio-rng (random numbers), or for tests isa-debug-exit or pc-testdev; "
-                    "repeatable")
+    app_.add_option(
+            "--device", options_.devices,
+            "Add a device: virtio-rng (random numbers), virtio-console (the console is hvc0 as well as "
+            "ttyS0), or for tests isa-debug-exit or pc-testdev; repeatable")
         ->type_name("NAME")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

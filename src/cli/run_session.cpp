@@ -69,7 +69,7 @@ class Session {
     VERT_ASSIGN(console_, Console::start(*machine_, output_.get(),
                                          Console::Input{port_.input.get(), port_.is_terminal}));
     set_live_console(console_.get());
-    machine_->set_serial_ready_callback([this] {
+    machine_->set_console_ready_callback([this] {
       console_->serial_ready();
       if (server_) server_->serial_ready();
     });
@@ -168,7 +168,7 @@ class Session {
     static constexpr std::chrono::seconds kDrainPatience{5};
     static constexpr std::chrono::milliseconds kWatcherPatience{500};
     hub_->drain(kWatcherPatience);
-    machine_->set_serial_ready_callback({});
+    machine_->set_console_ready_callback({});
     server_.reset();
     if (output_ && console_->ended() == Console::Ended::kNo) output_->drain(kDrainPatience);
     if (output_) output_->abandon();

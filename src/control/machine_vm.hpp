@@ -32,7 +32,7 @@ class MachineVm final : public Vm {
                                                        std::size_t size) override {
     return machine_.read_guest(vcpu, address, size);
   }
-  std::size_t type(std::span<const u8> bytes) override { return machine_.serial_input(bytes); }
+  std::size_t type(std::span<const u8> bytes) override { return machine_.console_input(bytes); }
 
  private:
   machine::Machine& machine_;

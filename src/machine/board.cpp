@@ -17,7 +17,8 @@ namespace {
 constexpr std::string_view kDebugExit = "isa-debug-exit";
 constexpr std::string_view kTestdev = "pc-testdev";
 constexpr std::string_view kEntropy = "virtio-rng";
-constexpr std::array kOptionalDevices = {kDebugExit, kTestdev, kEntropy};
+constexpr std::string_view kConsole = "virtio-console";
+constexpr std::array kOptionalDevices = {kDebugExit, kTestdev, kEntropy, kConsole};
 constexpr unsigned kFirstFreeSlot = 1;  // the host bridge is at 0, the LPC bridge at 31
 
 static_assert(kEcamBase == device::kEcamBase && kEcamSize == device::kEcamSize);
@@ -46,7 +47,7 @@ Board::Board(const MemoryMap& map, memory::GuestMemory& memory, base::TimeServic
       fabric_(fabric),
       io_apic_(fabric),
       router_(pic_, io_apic_),
-      serial_(time, router_.connect_isa(device::kCom1Irq), events.serial_output),
+      serial_(time, router_.connect_isa(device::kCom1Irq), events.console_output),
       pit_(time, router_.connect_isa(kTimerIrq)),
       rtc_(time, wall_clock_ns, router_.connect_isa(kRtcIrq), map.low_end(), map.high_end() - kFourGiB),
       pm_(time, router_.connect_isa(device::kAcpiSciIrq), kPmTimerWidth, events.power_off),
@@ -102,6 +103,11 @@ Status Board::add_optional(const std::string& name, const BoardEvents& events) {
     VERT_ASSIGN(auto entropy, device::virtio::Entropy::create());
     return add_virtio(name, std::move(entropy));
   }
+  if (name == kConsole && console_ == nullptr) {
+    VERT_ASSIGN(auto console, device::virtio::Console::create(events.console_output));
+    console_ = console.get();
+    return add_virtio(name, std::move(console));
+  }
   if (std::ranges::find(kOptionalDevices, name) != kOptionalDevices.end())
     return make_error("the device '{}' is given twice", name);
   return make_error("there is no device '{}'; choose one of: {}", name, fmt::join(kOptionalDevices, ", "));
@@ -114,6 +120,20 @@ Status Board::add_virtio(std::string_view name, std::unique_ptr<device::virtio::
       std::string(name), device::PciBuses{mmio_, pio_}, memory_, router_.connect(pci_interrupt(slot, 0)),
       [this](u64 address, u32 data) { device::send_msi(fabric_, address, data); }, std::move(device)));
   return pci_.add(slot, 0, *virtio_.back());
+}
+
+std::size_t Board::console_input(std::span<const u8> bytes) {
+  const bool on_virtio = console_ != nullptr && console_->is_driven();
+  return on_virtio ? console_->receive(bytes) : serial_.receive(bytes);
+}
+
+void Board::set_console_ready_callback(const std::function<void()>& on_ready) {
+  serial_.set_ready_callback(on_ready);
+  if (console_ != nullptr) console_->set_ready_callback(on_ready);
+}
+
+void Board::set_console_size(u16 columns, u16 rows) {
+  if (console_ != nullptr) console_->set_size(columns, rows);
 }
 
 void Board::pause() {

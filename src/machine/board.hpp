@@ -26,18 +26,20 @@
 #include "device/legacy/reset_control.hpp"
 #include "device/legacy/serial_16550.hpp"
 #include "device/pci/pci_host.hpp"
+#include "device/virtio/console.hpp"
 #include "device/virtio/virtio_pci.hpp"
 #include "machine/firmware/memory_map.hpp"
 #include "memory/bus.hpp"
 
 namespace vert::machine {
 
-/// What devices tell the machine; all called on vCPU threads with no lock held.
+/// What devices tell the machine; all called with no lock held, on vCPU threads but for console_output, which
+/// may come on any.
 struct BoardEvents {
   std::function<void()> power_off;
   std::function<void()> reset;
   std::function<void(u32 value)> debug_exit;
-  std::function<void(std::span<const u8>)> serial_output;
+  std::function<void(std::span<const u8>)> console_output;
 };
 
 class Board {
@@ -57,7 +59,10 @@ class Board {
   [[nodiscard]] memory::Bus& mmio() { return mmio_; }
   [[nodiscard]] memory::Bus& pio() { return pio_; }
   [[nodiscard]] device::I8259& pic() { return pic_; }
-  [[nodiscard]] device::Serial16550& serial() { return serial_; }
+  /// As Machine has them.
+  [[nodiscard]] std::size_t console_input(std::span<const u8> bytes);
+  void set_console_ready_callback(const std::function<void()>& on_ready);
+  void set_console_size(u16 columns, u16 rows);
   [[nodiscard]] device::AcpiPm& power_management() { return pm_; }
 
   [[nodiscard]] device::FwCfg& fw_cfg() { return fw_cfg_; }
@@ -100,6 +105,7 @@ class Board {
   std::optional<device::DebugExit> debug_exit_;
   std::optional<device::PcTestdev> testdev_;
   std::vector<std::unique_ptr<device::virtio::VirtioPci>> virtio_;  // in the order of their slots
+  device::virtio::Console* console_ = nullptr;                      // one of these, if there is one
 };
 
 }  // namespace vert::machine

@@ -184,7 +184,7 @@ BoardEvents Machine::Impl::board_events() {
             exit.debug_exit_status = static_cast<int>((value << 1) | 1);
             end(std::move(exit));
           },
-      .serial_output =
+      .console_output =
           [this](std::span<const u8> bytes) {
             if (config.serial != nullptr) config.serial->write(bytes);
           },
@@ -404,11 +404,13 @@ Outcome Machine::run() { return impl_->run(); }
 
 void Machine::stop() { impl_->end(because(Outcome::Reason::kStopped)); }
 
-std::size_t Machine::serial_input(std::span<const u8> bytes) { return impl_->board->serial().receive(bytes); }
+std::size_t Machine::console_input(std::span<const u8> bytes) { return impl_->board->console_input(bytes); }
 
-void Machine::set_serial_ready_callback(std::function<void()> on_serial_ready) {
-  impl_->board->serial().set_ready_callback(std::move(on_serial_ready));
+void Machine::set_console_ready_callback(const std::function<void()>& on_ready) {
+  impl_->board->set_console_ready_callback(on_ready);
 }
+
+void Machine::set_console_size(u16 columns, u16 rows) { impl_->board->set_console_size(columns, rows); }
 
 MachineStatistics Machine::statistics() const {
   MachineStatistics statistics;

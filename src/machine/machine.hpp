@@ -20,11 +20,12 @@
 
 namespace vert::machine {
 
-/// Where the serial console's bytes go and come from. Implemented by cli/ (stdio, file, pty, none).
+/// Where the console's bytes go. Implemented by cli/ (stdio, file, pty, none).
 class SerialBackend {
  public:
   virtual ~SerialBackend() = default;
-  /// Output of the guest. Called on a vCPU thread; must not block for long and must not fail loudly.
+  /// Output of the guest. Called on vCPU threads and a device's; must not block for long and must not fail
+  /// loudly.
   virtual void write(std::span<const u8> bytes) = 0;
 };
 
@@ -36,7 +37,7 @@ struct MachineConfig {
   std::string kernel;                // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
   std::string initrd;                // empty: none. For multiboot: modules, as "FILE ARGUMENTS,FILE"
   std::string append;                // the kernel's command line
-  std::vector<std::string> devices;  // "isa-debug-exit", "pc-testdev"
+  std::vector<std::string> devices;  // names of Board::optional_devices()
   cpu::EngineAids aids{};
   bool no_reboot = false;           // a reset ends the machine instead of restarting it
   SerialBackend* serial = nullptr;  // null: output is dropped. Outlives the machine
@@ -73,10 +74,13 @@ class Machine {
   [[nodiscard]] Outcome run();
   /// Ends run() soon, from any thread; not async-signal-safe.
   void stop();
-  /// Bytes typed at the serial console. Returns how many were taken; the rest must be offered again later
-  /// (on_serial_ready is called then).
-  std::size_t serial_input(std::span<const u8> bytes);
-  void set_serial_ready_callback(std::function<void()> on_serial_ready);
+  /// Bytes typed at the console: they go to the virtio console once the guest drives it, else to the serial
+  /// port. Returns how many were taken; the rest must be offered again later (the callback is called then).
+  std::size_t console_input(std::span<const u8> bytes);
+  /// `on_ready` is called with a lock held: it may only pass that on. To be set while the guest does not run.
+  void set_console_ready_callback(const std::function<void()>& on_ready);
+  /// The size of the console's terminal, of which the virtio console tells the guest.
+  void set_console_size(u16 columns, u16 rows);
   [[nodiscard]] MachineStatistics statistics() const;
   /// What "auto" came to.
   [[nodiscard]] std::string_view engine_name() const;

@@ -9,6 +9,7 @@ namespace vert::device::virtio {
 namespace {
 
 constexpr std::array<u16, 1> kQueueSizes = {16};
+constexpr unsigned kQueue = 0;
 
 /// Fills the first `most` bytes of the buffer; returns how many there are.
 u32 fill(const Request& request, u32 most) {
@@ -45,7 +46,7 @@ void Entropy::start(VirtioHost& host, u64 /*features*/) {
 
 void Entropy::queue_ready(unsigned /*index*/, std::unique_ptr<Virtqueue> queue) {
   const std::lock_guard lock(mutex_);
-  queue_ = std::move(queue);
+  queue_.open(*host_, kQueue, std::move(queue));
 }
 
 void Entropy::queue_notify(unsigned /*index*/) { worker_->kick(); }
@@ -54,12 +55,12 @@ void Entropy::resume() { worker_->resume(); }
 
 void Entropy::queue_reset(unsigned /*index*/) {
   const std::lock_guard lock(mutex_);
-  queue_.reset();
+  queue_.close();
 }
 
 void Entropy::reset() {
   const std::lock_guard lock(mutex_);
-  queue_.reset();
+  queue_.close();
   host_ = nullptr;
 }
 
@@ -71,17 +72,8 @@ void Entropy::work() {
 /// False if there is nothing to do any more.
 bool Entropy::serve_one() {
   const std::lock_guard lock(mutex_);
-  if (queue_ == nullptr) return false;
-  switch (queue_->pop(request_)) {
-    case Virtqueue::Pop::kEmpty: return queue_->enable_notifications();
-    case Virtqueue::Pop::kBroken:
-      queue_.reset();
-      host_->needs_reset();
-      return false;
-    case Virtqueue::Pop::kRequest: break;
-  }
-  queue_->push(request_, fill(request_, kMaxFill));
-  if (queue_->interrupt_wanted()) host_->queue_interrupt(0);
+  if (!queue_.take(request_)) return false;
+  queue_.finish(request_, fill(request_, kMaxFill));
   return true;
 }
 

@@ -5,7 +5,7 @@
 
 #include <mutex>
 
-#include "device/virtio/device.hpp"
+#include "device/virtio/served_queue.hpp"
 #include "device/virtio/worker.hpp"
 
 namespace vert::device::virtio {
@@ -39,7 +39,7 @@ class Entropy final : public VirtioDevice {
 
   std::mutex mutex_;
   VirtioHost* host_ = nullptr;
-  std::unique_ptr<Virtqueue> queue_;
+  ServedQueue queue_;
   Request request_;
   std::unique_ptr<Worker> worker_;  // the last: it ends before the rest
 };

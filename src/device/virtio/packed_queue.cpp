@@ -85,6 +85,12 @@ Virtqueue::Pop PackedQueue::pop(Request& request) {
   return Pop::kRequest;
 }
 
+void PackedQueue::put_back(const Request& request) {
+  const bool wraps = request.ring_slots > next_.index;
+  next_.index = static_cast<u16>(next_.index + (wraps ? size_ : 0) - request.ring_slots);
+  if (wraps) next_.wrap = !next_.wrap;
+}
+
 /// All of the table, in order; no flag but "write" counts there (2.8.7).
 bool PackedQueue::gather_table(std::span<const u8> table, RequestBuilder& builder) const {
   for (std::size_t offset = 0; offset < table.size(); offset += kDescriptorSize) {

@@ -12,6 +12,7 @@ class PackedQueue final : public Virtqueue {
                                                          const QueueLayout& layout, QueueFeatures features);
 
   [[nodiscard]] Pop pop(Request& request) override;
+  void put_back(const Request& request) override;
   [[nodiscard]] bool interrupt_wanted() override;
   [[nodiscard]] bool enable_notifications() override;
   void disable_notifications() override;

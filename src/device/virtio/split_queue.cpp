@@ -59,6 +59,8 @@ Virtqueue::Pop SplitQueue::pop(Request& request) {
   return Pop::kRequest;
 }
 
+void SplitQueue::put_back(const Request& /*request*/) { --next_; }
+
 /// Follows a chain through `table`. It has at most as many links as the table has descriptors: more are a
 /// loop. Normal descriptors may end in one that names an indirect table, in which there is no other
 /// (virtio 1.2, 2.7.5.3).

@@ -61,7 +61,10 @@ class Virtqueue {
 
   /// Takes the next available buffer. There are never more requests in flight than descriptors.
   [[nodiscard]] virtual Pop pop(Request& request) = 0;
-  /// Gives it back; the first `written` bytes of its writable part are the answer. In any order.
+  /// Undoes the last pop(), which gave `request`.
+  virtual void put_back(const Request& request) = 0;
+  /// Gives a request back to the driver; the first `written` bytes of its writable part are the answer. In
+  /// any order.
   void push(const Request& request, u32 written);
   /// Whether the driver wants an interrupt for what was pushed since this was last asked.
   [[nodiscard]] virtual bool interrupt_wanted() = 0;

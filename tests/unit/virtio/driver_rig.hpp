@@ -1,14 +1,17 @@
 // A driver's side of one virtqueue, split or packed, in a small guest memory.
 #pragma once
 
+#include <chrono>
 #include <cstring>
 #include <deque>
+#include <memory>
 #include <optional>
+#include <thread>
 #include <vector>
 
 #include <gtest/gtest.h>
 
-#include "device/virtio/virtqueue.hpp"
+#include "device/virtio/device.hpp"
 
 namespace vert::test {
 
@@ -37,15 +40,30 @@ class DriverRig {
   static constexpr u64 kTables = 0x4000;  // of indirect descriptors
   static constexpr u64 kData = 0x10000;
 
-  explicit DriverRig(QueueFeatures features)
-      : memory(memory::GuestMemory::create({{Gpa(0), kRamSize}}).value()), features_(features) {
-    queue = Virtqueue::create(*memory, kLayout, features).value();
+  /// Another queue lies at `base`, in the memory of the first.
+  explicit DriverRig(QueueFeatures features, std::shared_ptr<memory::GuestMemory> ram = nullptr, u64 base = 0)
+      : memory(ram != nullptr ? std::move(ram) : memory::GuestMemory::create({{Gpa(0), kRamSize}}).value()),
+        layout{.size = kLayout.size,
+               .descriptors = kLayout.descriptors + base,
+               .driver = kLayout.driver + base,
+               .device = kLayout.device + base},
+        tables(kTables + base),
+        features_(features) {
+    queue = Virtqueue::create(*memory, layout, features).value();
   }
   virtual ~DriverRig() = default;
 
   /// Makes a chain available, or an indirect table of it; returns the identifier that will come back.
   virtual u16 offer(const std::vector<Buffer>& buffers, bool indirect = false) = 0;
   virtual std::optional<Used> take_used() = 0;
+  /// Nothing if it takes longer than any busy host makes it.
+  std::optional<Used> wait_for_used() {
+    for (int i = 0; i < 10'000; ++i) {
+      if (const auto used = take_used()) return used;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return std::nullopt;
+  }
   /// No interrupts.
   virtual void suppress_interrupts() = 0;
   /// With the event index: an interrupt once so many more buffers are used.
@@ -69,7 +87,9 @@ class DriverRig {
   }
   [[nodiscard]] u16 size() const { return kLayout.size; }
 
-  std::unique_ptr<memory::GuestMemory> memory;
+  const std::shared_ptr<memory::GuestMemory> memory;
+  const QueueLayout layout;
+  const u64 tables;
   std::unique_ptr<Virtqueue> queue;
 
  protected:
@@ -84,7 +104,7 @@ inline constexpr u16 kIndirect = 4;
 
 class SplitDriver final : public DriverRig {
  public:
-  explicit SplitDriver(QueueFeatures features) : DriverRig(features) {}
+  using DriverRig::DriverRig;
 
   u16 offer(const std::vector<Buffer>& buffers, bool indirect) override {
     const u16 head = next_descriptor_;
@@ -92,36 +112,37 @@ class SplitDriver final : public DriverRig {
     for (u16 i = 0; i < count; ++i) {
       const auto at = static_cast<u16>(indirect ? i : (head + i) % size());
       const auto next = static_cast<u16>(indirect ? i + 1 : (at + 1) % size());
-      const u64 address = indirect ? table_of(head) + i * 16U : descriptor(at);
+      const u64 address = indirect ? table_of(head) + i * 16U : place(at);
       const auto flags = static_cast<u16>(write_flag(buffers[i]) | (i + 1 < count ? kNext : 0));
       store_descriptor(address, buffers[i], flags, next);
     }
-    if (indirect) store_descriptor(descriptor(head), {table_of(head), count * 16U}, kIndirect, 0);
+    if (indirect) store_descriptor(place(head), {table_of(head), count * 16U}, kIndirect, 0);
     next_descriptor_ = static_cast<u16>((head + (indirect ? 1 : count)) % size());
     publish(head);
     return head;
   }
   void publish(u16 head) {
-    store(kLayout.driver + 4 + available_ % size() * 2U, head);
-    store(kLayout.driver + 2, ++available_);
+    store(layout.driver + 4 + available_ % size() * 2U, head);
+    store(layout.driver + 2, ++available_);
   }
   std::optional<Used> take_used() override {
-    if (load<u16>(kLayout.device + 2) == seen_) return std::nullopt;
-    const u64 element = kLayout.device + 4 + seen_++ % size() * 8U;
+    if (load<u16>(layout.device + 2) == seen_) return std::nullopt;
+    const u64 element = layout.device + 4 + seen_++ % size() * 8U;
     return Used{load<u32>(element), load<u32>(element + 4)};
   }
-  void suppress_interrupts() override { store(kLayout.driver, u16{1}); }
+  void suppress_interrupts() override { store(layout.driver, u16{1}); }
   void want_interrupt_after(u16 buffers) override {
-    store(kLayout.driver + 4 + size() * 2U, static_cast<u16>(seen_ + buffers - 1));
+    store(layout.driver + 4 + size() * 2U, static_cast<u16>(seen_ + buffers - 1));
   }
   [[nodiscard]] bool device_wants_notification() const override {
-    if (!features_.event_index) return load<u16>(kLayout.device) == 0;
-    return load<u16>(kLayout.device + 4 + size() * 8U) == static_cast<u16>(available_ - 1);
+    if (!features_.event_index) return load<u16>(layout.device) == 0;
+    return load<u16>(layout.device + 4 + size() * 8U) == static_cast<u16>(available_ - 1);
   }
   [[nodiscard]] static u64 descriptor(u16 index) { return kLayout.descriptors + index * 16U; }
 
  private:
-  [[nodiscard]] static u64 table_of(u16 head) { return kTables + head * 0x400U; }
+  [[nodiscard]] u64 place(u16 index) const { return layout.descriptors + index * 16U; }
+  [[nodiscard]] u64 table_of(u16 head) const { return tables + head * 0x400U; }
 
   u16 next_descriptor_ = 0;
   u16 available_ = 0;
@@ -130,11 +151,11 @@ class SplitDriver final : public DriverRig {
 
 class PackedDriver final : public DriverRig {
  public:
-  explicit PackedDriver(QueueFeatures features) : DriverRig(features) {}
+  using DriverRig::DriverRig;
 
   u16 offer(const std::vector<Buffer>& buffers, bool indirect) override {
     const u16 id = static_cast<u16>(100 + next_id_++);
-    const u64 table = kTables + id % 16 * 0x400U;
+    const u64 table = tables + id % 16 * 0x400U;
     const auto count = static_cast<u16>(buffers.size());
     if (indirect) {
       for (u16 i = 0; i < count; ++i)
@@ -150,7 +171,7 @@ class PackedDriver final : public DriverRig {
   }
   void put(const Buffer& buffer, u16 id, u16 flags) {
     last_ = index_ | (wrap_ ? 0x8000 : 0);
-    store_descriptor(kLayout.descriptors + index_ * 16U, buffer, id,
+    store_descriptor(layout.descriptors + index_ * 16U, buffer, id,
                      static_cast<u16>(flags | (wrap_ ? 0x80 : 0x8000)));
     if (++index_ == size()) {
       index_ = 0;
@@ -158,7 +179,7 @@ class PackedDriver final : public DriverRig {
     }
   }
   std::optional<Used> take_used() override {
-    const u64 at = kLayout.descriptors + used_index_ * 16U;
+    const u64 at = layout.descriptors + used_index_ * 16U;
     const u16 flags = load<u16>(at + 14);
     if (((flags & 0x80) != 0) != used_wrap_ || ((flags & 0x8000) != 0) != used_wrap_) return std::nullopt;
     const Used used{load<u16>(at + 12), load<u32>(at + 8)};
@@ -174,7 +195,7 @@ class PackedDriver final : public DriverRig {
     }
     return used;
   }
-  void suppress_interrupts() override { store(kLayout.driver + 2, u16{1}); }
+  void suppress_interrupts() override { store(layout.driver + 2, u16{1}); }
   /// Only right while each buffer is one descriptor.
   void want_interrupt_after(u16 buffers) override {
     unsigned index = used_index_ + buffers - 1U;
@@ -183,13 +204,13 @@ class PackedDriver final : public DriverRig {
       index -= size();
       wrap = !wrap;
     }
-    store(kLayout.driver, static_cast<u16>(index | (wrap ? 0x8000 : 0)));
-    store(kLayout.driver + 2, u16{2});
+    store(layout.driver, static_cast<u16>(index | (wrap ? 0x8000 : 0)));
+    store(layout.driver + 2, u16{2});
   }
   [[nodiscard]] bool device_wants_notification() const override {
-    const u16 flags = load<u16>(kLayout.device + 2);
+    const u16 flags = load<u16>(layout.device + 2);
     if (flags != 2) return flags == 0;
-    return load<u16>(kLayout.device) == last_;
+    return load<u16>(layout.device) == last_;
   }
 
  private:
@@ -206,9 +227,20 @@ class PackedDriver final : public DriverRig {
   int last_ = 0;
 };
 
-[[nodiscard]] inline std::unique_ptr<DriverRig> make_driver(QueueFeatures features) {
-  if (features.packed) return std::make_unique<PackedDriver>(features);
-  return std::make_unique<SplitDriver>(features);
+[[nodiscard]] inline std::unique_ptr<DriverRig> make_driver(
+    QueueFeatures features, std::shared_ptr<memory::GuestMemory> ram = nullptr, u64 base = 0) {
+  if (features.packed) return std::make_unique<PackedDriver>(features, std::move(ram), base);
+  return std::make_unique<SplitDriver>(features, std::move(ram), base);
+}
+
+/// The feature bits that a driver accepts for such queues.
+[[nodiscard]] inline u64 feature_bits(QueueFeatures features) {
+  namespace feature = device::virtio::feature;
+  u64 bits = feature::kVersion1;
+  if (features.packed) bits |= feature::kRingPacked;
+  if (features.indirect) bits |= feature::kIndirectDescriptors;
+  if (features.event_index) bits |= feature::kEventIndex;
+  return bits;
 }
 
 }  // namespace vert::test

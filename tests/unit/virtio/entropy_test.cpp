@@ -16,20 +16,8 @@ constexpr u64 kData = DriverRig::kData;
 
 class EntropyTest : public testing::TestWithParam<QueueFeatures> {
  protected:
-  EntropyTest() : rig_(Entropy::create().value(), GetParam()) {
-    u64 features = feature::kVersion1;
-    if (GetParam().packed) features |= feature::kRingPacked;
-    if (GetParam().indirect) features |= feature::kIndirectDescriptors;
-    if (GetParam().event_index) features |= feature::kEventIndex;
-    rig_.start(features);
-  }
-  std::optional<Used> wait_for_used() {
-    for (int i = 0; i < 10'000; ++i) {
-      if (const auto used = rig_.driver->take_used()) return used;
-      std::this_thread::sleep_for(1ms);
-    }
-    return std::nullopt;
-  }
+  EntropyTest() : rig_(Entropy::create().value(), GetParam()) { rig_.start(feature_bits(GetParam())); }
+  std::optional<Used> wait_for_used() { return rig_.driver->wait_for_used(); }
   [[nodiscard]] bool is_zero(u64 address, u32 size) {
     std::vector<u8> bytes(size);
     EXPECT_TRUE(rig_.driver->memory->read(Gpa(address), bytes));

@@ -90,6 +90,13 @@ class PciRig {
     write(kStatus, 1, kReady);
     ASSERT_EQ(status(), kReady);
   }
+  /// With the rings of `drivers`, one a queue, of which `driver` is the first.
+  void start(u64 features, const std::vector<DriverRig*>& drivers) {
+    ASSERT_TRUE(negotiate(features));
+    for (u16 i = 0; i < drivers.size(); ++i) enable_queue(i, drivers[i]->layout);
+    write(kStatus, 1, kReady);
+    ASSERT_EQ(status(), kReady);
+  }
   void doorbell(u16 queue) { write(VirtioPci::kNotify + queue * VirtioPci::kNotifyMultiplier, 2, queue); }
   void enable_msix() {
     for (u32 vector : {0U, 1U}) {

@@ -64,6 +64,19 @@ TEST_P(VirtqueueTest, BuffersComeBackWithTheirLengthsInTheOrderOfUse) {
   EXPECT_FALSE(rig_->take_used());
 }
 
+TEST_P(VirtqueueTest, WhatWasPutBackComesAgain) {
+  // Often enough that the ring wraps between the two.
+  for (int round = 0; round < 20; ++round) {
+    const u16 id = rig_->offer({{kData, 8}, {kData + 0x100, 8}, {kData + 0x200, 4, true}});
+    ASSERT_EQ(queue_.pop(request_), Pop::kRequest);
+    queue_.put_back(request_);
+    ASSERT_EQ(queue_.pop(request_), Pop::kRequest);
+    EXPECT_EQ(request_.readable_size, 16U);
+    queue_.push(request_, 4);
+    EXPECT_EQ(rig_->take_used(), (Used{id, 4})) << round;
+  }
+}
+
 TEST_P(VirtqueueTest, CopiesAcrossSegments) {
   for (u8 i = 0; i < 8; ++i) rig_->store(kData + i * 0x10U, i);
   std::vector<Buffer> buffers;
