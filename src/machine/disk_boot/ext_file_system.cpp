@@ -6,8 +6,11 @@ extern "C" {  // et/com_err.h does not say so itself
 #include <ext2fs/ext2fs.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstdlib>
 #include <cstring>
+
+#include "machine/disk_boot/ext_journal.hpp"
 
 namespace vert::machine::disk_boot {
 
@@ -23,6 +26,42 @@ struct Extent {
   u64 offset = 0;
   u64 size = 0;
   std::string error;  // of the image itself, from its last failed read
+  u32 block_size = 0;
+  JournalledBlocks journalled;
+
+  /// As the disk has it.
+  errcode_t read_disk(u64 from, std::span<u8> bytes) {
+    if (from > size || bytes.size() > size - from) return EXT2_ET_SHORT_READ;
+    const Status read = disk->read(offset + from, bytes);
+    if (read) return 0;
+    error = read.error().message;
+    return EXT2_ET_SHORT_READ;
+  }
+
+  /// With what the journal has for it.
+  errcode_t read(u64 from, std::span<u8> bytes) {
+    if (const errcode_t code = read_disk(from, bytes); code != 0 || journalled.empty()) return code;
+    for (u64 at = from; at < from + bytes.size();) {
+      const u64 within = at % block_size;
+      const u64 length = std::min(block_size - within, from + bytes.size() - at);
+      if (const auto newer = journalled.find(at / block_size); newer != journalled.end())
+        if (const errcode_t code = read_journalled(newer->second, within, bytes.subspan(at - from, length));
+            code != 0)
+          return code;
+      at += length;
+    }
+    return 0;
+  }
+
+ private:
+  errcode_t read_journalled(const JournalledBlock& block, u64 within, std::span<u8> bytes) {
+    if (const errcode_t code = read_disk(block.offset + within, bytes); code != 0) return code;
+    if (!block.escaped) return 0;
+    const u32 magic = std::byteswap(kJournalMagic);
+    for (u64 i = within; i < std::min<u64>(sizeof magic, within + bytes.size()); ++i)
+      bytes[i - within] = static_cast<u8>(magic >> (8 * i));
+    return 0;
+  }
 };
 
 /// The manager's open() gets a name only. The confined child has one thread.
@@ -49,11 +88,7 @@ errcode_t read_blocks(io_channel channel, unsigned long long block, int count, v
       count < 0 ? static_cast<u64>(-static_cast<i64>(count)) : static_cast<u64>(count) * block_size;
   u64 offset = 0;
   if (__builtin_mul_overflow(block, block_size, &offset)) return EXT2_ET_SHORT_READ;
-  if (offset > extent.size || bytes > extent.size - offset) return EXT2_ET_SHORT_READ;
-  const Status read = extent.disk->read(extent.offset + offset, {static_cast<u8*>(data), bytes});
-  if (read) return 0;
-  extent.error = read.error().message;
-  return EXT2_ET_SHORT_READ;
+  return extent.read(offset, {static_cast<u8*>(data), bytes});
 }
 
 errcode_t read_blocks_32(io_channel channel, unsigned long block, int count, void* data) {
@@ -120,8 +155,37 @@ struct ExtFileSystem::Volume {
   Volume() = default;
   Volume(const Volume&) = delete;
   Volume& operator=(const Volume&) = delete;
-  ~Volume() {
+  ~Volume() { close(); }
+
+  errcode_t open() {
+    opening = &extent;
+    const errcode_t code =
+        ext2fs_open2("disk", nullptr, EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP, 0, 0, manager(), &fs);
+    if (code != 0) fs = nullptr;
+    return code;
+  }
+
+  void close() {
     if (fs != nullptr) ext2fs_free(fs);
+    fs = nullptr;
+  }
+
+  /// Whether blocks of the file system are in its journal, where libext2fs does not look for them.
+  bool take_journal() {
+    if (!ext2fs_has_feature_journal_needs_recovery(fs->super) || fs->super->s_journal_inum == 0) return false;
+    JournalSource source;
+    source.block_size = fs->blocksize;
+    source.locate = [this](u32 index) -> std::optional<u64> {
+      blk64_t block = 0;
+      const errcode_t code =
+          ext2fs_bmap2(fs, fs->super->s_journal_inum, nullptr, nullptr, 0, index, nullptr, &block);
+      if (code != 0 || block == 0 || block > extent.size / fs->blocksize) return std::nullopt;
+      return block * fs->blocksize;
+    };
+    source.read = [this](u64 offset, std::span<u8> bytes) { return extent.read_disk(offset, bytes) == 0; };
+    extent.block_size = fs->blocksize;
+    extent.journalled = read_journal(source);
+    return !extent.journalled.empty();
   }
 };
 
@@ -131,13 +195,16 @@ ExtFileSystem::~ExtFileSystem() = default;
 Result<std::unique_ptr<ExtFileSystem>> ExtFileSystem::open(BlockReader& disk, u64 offset, u64 size) {
   initialize_ext2_error_table();
   auto volume = std::make_unique<Volume>();
-  volume->extent = {&disk, offset, size, {}};
-  opening = &volume->extent;
-  const errcode_t code =
-      ext2fs_open2("disk", nullptr, EXT2_FLAG_64BITS | EXT2_FLAG_SKIP_MMP, 0, 0, manager(), &volume->fs);
+  volume->extent.disk = &disk;
+  volume->extent.offset = offset;
+  volume->extent.size = size;
+  errcode_t code = volume->open();
+  if (code == 0 && volume->take_journal()) {
+    volume->close();  // it has read from the disk what may be newer in the journal
+    code = volume->open();
+  }
   std::unique_ptr<ExtFileSystem> made(new ExtFileSystem(std::move(volume)));
   if (code == 0) return made;
-  made->volume_->fs = nullptr;
   if (is_unknown_feature(code)) return make_error("its ext4 has features that vert does not know");
   return std::unexpected(made->describe("its ext4", code));
 }

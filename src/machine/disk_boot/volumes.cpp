@@ -32,7 +32,28 @@ int rank(const Volume& volume) {
   }
 }
 
-void add_part(std::string& list, const std::string& part) { list += (list.empty() ? "" : "; ") + part; }
+/// A list for one line: what is too much for it is counted.
+class Parts {
+ public:
+  void add(const std::string& part) {
+    constexpr std::size_t kMostShown = 4;
+    if (++count_ <= kMostShown) text_ += (text_.empty() ? "" : "; ") + part;
+    if (count_ > kMostShown) more_ = fmt::format("; and {} more", count_ - kMostShown);
+  }
+  [[nodiscard]] bool empty() const { return count_ == 0; }
+  [[nodiscard]] Error error() const { return Error{text_ + more_}; }
+
+ private:
+  std::size_t count_ = 0;
+  std::string text_;
+  std::string more_;
+};
+
+std::string list_places(const std::vector<const Volume*>& volumes) {
+  std::string list = volumes.front()->place();
+  if (volumes.size() > 1) list += fmt::format(" and {} more", volumes.size() - 1);
+  return list;
+}
 
 }  // namespace
 
@@ -103,26 +124,26 @@ const Volume* Volumes::root(const Volume& kernel) const {
 }
 
 Error Volumes::describe_failure() const {
-  std::string text;
-  std::string searched;
+  Parts parts;
+  std::vector<const Volume*> searched;
   for (const Volume& volume : volumes_) {
     if (volume.files != nullptr) {
-      searched += (searched.empty() ? "" : ", ") + volume.place();
+      searched.push_back(&volume);
       if (!volume.files->damage().empty())
-        add_part(text, fmt::format("on {}, {}", volume.place(), volume.files->damage()));
+        parts.add(fmt::format("on {}, {}", volume.place(), volume.files->damage()));
     } else if (!volume.fault.empty()) {
-      add_part(text, fmt::format("on {}, {}", volume.place(), volume.fault));
+      parts.add(fmt::format("on {}, {}", volume.place(), volume.fault));
     } else if (volume.guess.kind == FileSystemKind::kOther && volume.guess.may_be_root) {
-      add_part(text, fmt::format("{} is {}, which vert cannot read", volume.place(), volume.guess.name));
+      parts.add(fmt::format("{} is {}, which vert cannot read", volume.place(), volume.guess.name));
     }
   }
-  if (!searched.empty()) add_part(text, fmt::format("no kernel is in the ext4 of {}", searched));
-  if (!text.empty()) return Error{text};
+  if (!searched.empty()) parts.add(fmt::format("no kernel is in the ext4 of {}", list_places(searched)));
+  if (!parts.empty()) return parts.error();
   for (const Volume& volume : volumes_)
     if (volume.guess.kind == FileSystemKind::kOther)
-      add_part(text, fmt::format("{} is {}, where vert does not look for a kernel", volume.place(),
-                                 volume.guess.name));
-  return Error{text};
+      parts.add(
+          fmt::format("{} is {}, where vert does not look for a kernel", volume.place(), volume.guess.name));
+  return parts.error();
 }
 
 }  // namespace vert::machine::disk_boot
