@@ -9,6 +9,7 @@
 #include "cli/cpu_option.hpp"
 #include "cli/debug_options.hpp"
 #include "cli/detach.hpp"
+#include "cli/disk_option.hpp"
 #include "cli/run_session.hpp"
 #include "cli/text.hpp"
 #include "control/registry.hpp"
@@ -31,6 +32,8 @@ constexpr const char* kExamples = R"(Examples:
     vert stop web
   Console on virtio, which is faster than a serial port and knows the terminal's size:
     vert run --device virtio-console --kernel vmlinuz --initrd initrd.img --append 'console=hvc0'
+  Two disks, the second read-only (in the guest /dev/vda and /dev/vdb):
+    vert run --disk root.img --disk data.img,readonly --kernel vmlinuz --append 'console=ttyS0 root=/dev/vda'
   Run a test kernel (ELF or multiboot) that reports its result through port 0xf4:
     vert run test.elf --serial file=test.log --device isa-debug-exit
   Print the engine's counters when the VM ends:
@@ -56,6 +59,7 @@ struct RunOptions {
   std::string engine = "auto";
   std::string cpu = "host";
   std::string serial;
+  std::vector<std::string> disks;
   std::vector<std::string> devices;
   std::vector<std::string> debug;
   bool no_reboot = false;
@@ -119,6 +123,10 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
   config.initrd = options.initrd;
   config.append = options.append;
   config.devices = options.devices;
+  for (const std::string& disk : options.disks) {
+    VERT_ASSIGN(auto parsed, parse_disk_option(disk));
+    config.disks.push_back(std::move(parsed));
+  }
   config.no_reboot = options.no_reboot;
   return config;
 }
@@ -162,6 +170,12 @@ class RunCommand final : public Command {
     app_.add_option("--serial", options_.serial,
                     "Where the console goes: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");
+    app_.add_option("--disk", options_.disks,
+                    "Add a disk: an image and options readonly, format=raw, serial=S and "
+                    "cache=writeback|none|writethrough|unsafe; repeatable")
+        ->type_name("FILE[,OPTION]...")
+        ->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
     app_.add_option(
             "--device", options_.devices,
             "Add a device: virtio-rng (random numbers), virtio-console (the console is hvc0 as well as "

@@ -43,13 +43,16 @@ Result<int> exit_status(const machine::Outcome& outcome) {
 
 /// Clients of the control API may run in another directory.
 machine::MachineConfig with_absolute_paths(machine::MachineConfig config) {
-  for (std::string* path : {&config.kernel, &config.initrd}) {
+  const auto make_absolute = [](std::string& path) {
     std::error_code error;
-    const auto absolute = std::filesystem::absolute(*path, error);
+    const auto absolute = std::filesystem::absolute(path, error);
     // A list of multiboot modules is no path.
-    if (!path->empty() && !error && std::filesystem::exists(absolute, error))
-      *path = absolute.lexically_normal().string();
-  }
+    if (!path.empty() && !error && std::filesystem::exists(absolute, error))
+      path = absolute.lexically_normal().string();
+  };
+  make_absolute(config.kernel);
+  make_absolute(config.initrd);
+  for (machine::DiskConfig& disk : config.disks) make_absolute(disk.path);
   return config;
 }
 
@@ -64,6 +67,7 @@ class Session {
     VERT_TRY(open_serial());
     machine::MachineConfig config = plan_.config;
     config.serial = &*hub_;
+    config.notice = [](const std::string& line) { print_error(fmt::format("vert: {}\n", line)); };
     VERT_ASSIGN(machine_, machine::Machine::create(config));
     VERT_TRY(serve());
     VERT_ASSIGN(console_, Console::start(*machine_, output_.get(),

@@ -90,9 +90,14 @@ json config_json(const VmDescription& description) {
   if (!config.initrd.empty()) payload["initramfs"] = text(config.initrd);
   json devices = json::array();
   for (const std::string& device : config.devices) devices.push_back(text(device));
+  json disks = json::array();
+  for (const machine::DiskConfig& disk : config.disks)
+    disks.push_back(
+        {{"path", text(disk.path)}, {"readonly", disk.image.read_only}, {"serial", text(disk.serial)}});
   return {{"cpus", {{"boot_vcpus", config.cpus}, {"max_vcpus", config.cpus}}},
           {"memory", {{"size", config.memory_bytes}}},
           {"payload", std::move(payload)},
+          {"disks", std::move(disks)},
           {"serial", {{"mode", text(description.serial)}}},
           {"vert",
            {{"engine", text(config.engine)},

@@ -19,7 +19,8 @@ constexpr std::string_view kTestdev = "pc-testdev";
 constexpr std::string_view kEntropy = "virtio-rng";
 constexpr std::string_view kConsole = "virtio-console";
 constexpr std::array kOptionalDevices = {kDebugExit, kTestdev, kEntropy, kConsole};
-constexpr unsigned kFirstFreeSlot = 1;  // the host bridge is at 0, the LPC bridge at 31
+constexpr unsigned kFirstFreeSlot = 1;  // the host bridge is at 0
+constexpr unsigned kLpcSlot = 31;
 
 static_assert(kEcamBase == device::kEcamBase && kEcamSize == device::kEcamSize);
 static_assert(kIoApicBase == device::IoApic::kBase && kLocalApicBase == cpu::LocalApic::kDefaultBase);
@@ -113,9 +114,17 @@ Status Board::add_optional(const std::string& name, const BoardEvents& events) {
   return make_error("there is no device '{}'; choose one of: {}", name, fmt::join(kOptionalDevices, ", "));
 }
 
+Status Board::add_disk(const DiskConfig& config, unsigned cpus, const BoardEvents& events) {
+  VERT_ASSIGN(auto disk,
+              open_disk(config, cpus, [full = events.disk_full, path = config.path] { full(path); }));
+  return add_virtio("virtio-blk", std::move(disk));
+}
+
 /// Each in a slot of its own, with its pin INTA#.
 Status Board::add_virtio(std::string_view name, std::unique_ptr<device::virtio::VirtioDevice> device) {
   const auto slot = static_cast<u8>(kFirstFreeSlot + virtio_.size());
+  if (slot >= kLpcSlot)
+    return make_error("too many devices: there are slots for {}", kLpcSlot - kFirstFreeSlot);
   virtio_.push_back(std::make_unique<device::virtio::VirtioPci>(
       std::string(name), device::PciBuses{mmio_, pio_}, memory_, router_.connect(pci_interrupt(slot, 0)),
       [this](u64 address, u32 data) { device::send_msi(fabric_, address, data); }, std::move(device)));

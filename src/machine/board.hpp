@@ -28,6 +28,7 @@
 #include "device/pci/pci_host.hpp"
 #include "device/virtio/console.hpp"
 #include "device/virtio/virtio_pci.hpp"
+#include "machine/disks.hpp"
 #include "machine/firmware/memory_map.hpp"
 #include "memory/bus.hpp"
 
@@ -40,16 +41,20 @@ struct BoardEvents {
   std::function<void()> reset;
   std::function<void(u32 value)> debug_exit;
   std::function<void(std::span<const u8>)> console_output;
+  /// On the thread of a disk: the host has no room for what the guest writes to it.
+  std::function<void(const std::string& path)> disk_full;
 };
 
 class Board {
  public:
-  /// `devices` are names of optional_devices(). All arguments outlive the board.
+  /// `devices` are names of optional_devices(). All arguments but `events` and `devices` outlive the board.
   [[nodiscard]] static Result<std::unique_ptr<Board>> create(const MemoryMap& map,
                                                              memory::GuestMemory& memory,
                                                              base::TimeService& time, cpu::ApicFabric& fabric,
                                                              const BoardEvents& events,
                                                              const std::vector<std::string>& devices);
+  /// The next one; before any vCPU runs. `cpus` is how many there are.
+  [[nodiscard]] Status add_disk(const DiskConfig& config, unsigned cpus, const BoardEvents& events);
   Board(const Board&) = delete;
   Board& operator=(const Board&) = delete;
 

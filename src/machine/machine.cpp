@@ -111,8 +111,11 @@ struct Machine::Impl final : VcpuOwner {
   /// The first end counts. Any thread.
   void end(Outcome outcome);
   void request_reset();
+  /// Pauses the machine soon, and says so. Any thread.
+  void disk_full(const std::string& path);
   [[nodiscard]] Outcome run();
   [[nodiscard]] Status reset();
+  [[nodiscard]] Status pause();
   void pause_all();
   /// Error: a vCPU does not stop.
   [[nodiscard]] Status wait_until_idle();
@@ -144,7 +147,8 @@ struct Machine::Impl final : VcpuOwner {
   std::condition_variable changed;
   std::optional<Outcome> outcome;
   bool reset_requested = false;
-  bool paused = false;  // somebody asked for it
+  bool pause_requested = false;  // by a device, which cannot wait until the machine is paused
+  bool paused = false;           // somebody asked for it
   std::optional<u64> began_ns;
   std::optional<u64> ended_ns;
 };
@@ -165,6 +169,7 @@ Status Machine::Impl::build() {
   VERT_ASSIGN(loop, base::EventLoop::create());
   loop->pause();
   VERT_ASSIGN(board, Board::create(map, *memory, *loop, fabric, board_events(), config.devices));
+  for (const DiskConfig& disk : config.disks) VERT_TRY(board->add_disk(disk, config.cpus, board_events()));
   add_fw_cfg_items(board->fw_cfg(), config.cpus, map, files->source);
   VERT_TRY(make_processors());
   halt_watch.emplace(events);
@@ -188,6 +193,7 @@ BoardEvents Machine::Impl::board_events() {
           [this](std::span<const u8> bytes) {
             if (config.serial != nullptr) config.serial->write(bytes);
           },
+      .disk_full = [this](const std::string& path) { disk_full(path); },
   };
 }
 
@@ -276,6 +282,18 @@ void Machine::Impl::request_reset() {
   changed.notify_all();
 }
 
+void Machine::Impl::disk_full(const std::string& path) {
+  {
+    const std::scoped_lock lock(mutex);
+    if (std::exchange(pause_requested, true)) return;
+  }
+  if (config.notice)
+    config.notice(fmt::format(
+        "paused: no room on the host for what the guest writes to '{}'; make room, then 'vert resume' it",
+        path));
+  changed.notify_all();
+}
+
 void Machine::Impl::pause_all() {
   for (const auto& vcpu : vcpus) vcpu->pause();
 }
@@ -300,11 +318,13 @@ Outcome Machine::Impl::run() {
   }
   while (true) {
     std::unique_lock lock(mutex);
-    changed.wait(lock, [this] { return outcome || reset_requested; });
+    changed.wait(lock, [this] { return outcome || reset_requested || pause_requested; });
     if (!outcome && config.no_reboot) outcome = because(Outcome::Reason::kReset);
     if (outcome) break;
+    const bool pauses = !reset_requested;
+    pause_requested = false;
     lock.unlock();
-    if (const Status status = reset(); !status)
+    if (const Status status = pauses ? pause() : reset(); !status)
       end(because(Outcome::Reason::kInternalError, status.error().message));
   }
   const std::scoped_lock running(transitions);
@@ -388,6 +408,20 @@ Status Machine::Impl::reset() {
   return {};
 }
 
+Status Machine::Impl::pause() {
+  const std::scoped_lock running(transitions);
+  const auto set_paused = [this](bool value) {
+    const std::scoped_lock lock(mutex);
+    return std::exchange(paused, value);
+  };
+  const bool before = set_paused(true);
+  Status still = stand_still();
+  if (still) return {};
+  set_paused(before);
+  go_on();
+  return still;
+}
+
 Machine::Machine(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Machine::~Machine() = default;
 
@@ -430,19 +464,7 @@ Machine::State Machine::state() const {
   return impl_->began_ns ? State::kRunning : State::kCreated;
 }
 
-Status Machine::pause() {
-  const std::scoped_lock running(impl_->transitions);
-  const auto set_paused = [this](bool paused) {
-    const std::scoped_lock lock(impl_->mutex);
-    return std::exchange(impl_->paused, paused);
-  };
-  const bool before = set_paused(true);
-  Status still = impl_->stand_still();
-  if (still) return {};
-  set_paused(before);
-  impl_->go_on();
-  return still;
-}
+Status Machine::pause() { return impl_->pause(); }
 
 void Machine::resume() {
   const std::scoped_lock running(impl_->transitions);

@@ -16,6 +16,7 @@
 #include "base/error.hpp"
 #include "base/types.hpp"
 #include "cpu/engine_report.hpp"
+#include "machine/disks.hpp"
 #include "machine/guest_bytes.hpp"
 
 namespace vert::machine {
@@ -37,10 +38,13 @@ struct MachineConfig {
   std::string kernel;                // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
   std::string initrd;                // empty: none. For multiboot: modules, as "FILE ARGUMENTS,FILE"
   std::string append;                // the kernel's command line
+  std::vector<DiskConfig> disks;     // in the order of the guest's names: vda, vdb, ...
   std::vector<std::string> devices;  // names of Board::optional_devices()
   cpu::EngineAids aids{};
   bool no_reboot = false;           // a reset ends the machine instead of restarting it
   SerialBackend* serial = nullptr;  // null: output is dropped. Outlives the machine
+  /// Told what people should know while the machine runs, as one line. Any thread.
+  std::function<void(const std::string&)> notice{};
   /// How long vCPUs are waited for that are to stop.
   std::chrono::milliseconds patience{5000};
 };

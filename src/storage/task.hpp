@@ -66,6 +66,17 @@ class [[nodiscard]] Task {
   Handle handle_;
 };
 
+/// A coroutine that nobody waits for: it runs at once and goes when it ends.
+struct Detached {
+  struct promise_type {
+    Detached get_return_object() { return {}; }
+    std::suspend_never initial_suspend() noexcept { return {}; }
+    std::suspend_never final_suspend() noexcept { return {}; }
+    void unhandled_exception() noexcept { std::terminate(); }
+    void return_void() {}
+  };
+};
+
 }  // namespace vert::storage
 
 /// VERT_TRY and VERT_ASSIGN for coroutines.

@@ -59,6 +59,7 @@ Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config)
                                     "--engine",    config.engine,  "--memory",
                                     config.memory};
   for (const std::string& device : config.devices) words.insert(words.end(), {"--device", device});
+  for (const std::string& disk : config.disks) words.insert(words.end(), {"--disk", disk});
   guest->process_ = std::make_unique<VertProcess>(std::move(words), VertProcess::Console::kPipes);
   return guest;
 }

@@ -21,6 +21,7 @@ struct GuestConfig {
   std::string append = "console=ttyS0 quiet";
   UserSpace user_space = UserSpace::k64Bit;  // 32-bit: busybox alone
   std::vector<std::string> devices = {};     // for --device
+  std::vector<std::string> disks = {};       // for --disk
   std::vector<std::string> modules = {};     // in /modules, to be loaded by the test
 };
 

@@ -1,0 +1,25 @@
+// The disks of a machine: from what the command line says to virtio block devices.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "base/error.hpp"
+#include "device/virtio/block.hpp"
+#include "storage/image.hpp"
+
+namespace vert::machine {
+
+struct DiskConfig {
+  std::string path;
+  storage::ImageOptions image;
+  std::string serial;  // at most device::virtio::block::kIdSize bytes
+};
+
+/// Opens the image. `on_full` as in Block::Options. The error names the file.
+[[nodiscard]] Result<std::unique_ptr<device::virtio::Block>> open_disk(const DiskConfig& config,
+                                                                       unsigned cpus,
+                                                                       std::function<void()> on_full);
+
+}  // namespace vert::machine
