@@ -78,7 +78,14 @@ void reset_signals() {
   ::sigprocmask(SIG_SETMASK, &none, nullptr);
 }
 
-void close_others(const Confinement& confinement, int output, Missing& missing) {
+/// Closes the descriptors from `first` to `last`.
+void close_all(unsigned int first, unsigned int last) {
+  if (::close_range(first, last, 0) == 0) return;
+  constexpr unsigned int kMostOpen = 1U << 20;  // for hosts that do not know close_range(2)
+  for (unsigned int fd = first; fd <= std::min(last, kMostOpen); ++fd) ::close(static_cast<int>(fd));
+}
+
+void close_others(const Confinement& confinement, int output) {
   std::vector<int> kept = confinement.descriptors;
   kept.push_back(output);
   if (kSanitized) kept.push_back(STDERR_FILENO);
@@ -86,10 +93,10 @@ void close_others(const Confinement& confinement, int output, Missing& missing) 
   unsigned int from = 0;
   for (const int fd : kept) {
     const auto number = static_cast<unsigned int>(fd);
-    if (number > from) missing.unless(::close_range(from, number - 1, 0) == 0, "close_range");
+    if (number > from) close_all(from, number - 1);
     from = std::max(from, number + 1);
   }
-  missing.unless(::close_range(from, ~0U, 0) == 0, "close_range");
+  close_all(from, ~0U);
 }
 
 /// The address space that this process has already, guest memory and all.
@@ -103,8 +110,12 @@ std::optional<u64> mapped_bytes() {
   return u64{pages} * kPageSize;
 }
 
+/// A limit that is lower already stays.
 bool limit(__rlimit_resource_t resource, u64 soft, u64 hard) {
-  const rlimit both{soft, hard};
+  rlimit both{};
+  if (::getrlimit(resource, &both) != 0) return false;
+  both.rlim_max = std::min<u64>(both.rlim_max, hard);
+  both.rlim_cur = std::min<u64>({both.rlim_cur, both.rlim_max, soft});
   return ::setrlimit(resource, &both) == 0;
 }
 
@@ -150,7 +161,8 @@ void filter_calls(int output, Missing& missing) {
   if (kSanitized) return;
   scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
   int result = filter == nullptr ? -ENOMEM : add_rules(filter, output);
-  if (result == 0) result = seccomp_load(filter);
+  if (result == 0)
+    if (result == 0) result = seccomp_load(filter);
   if (result != 0) missing.add("seccomp", -result);
   seccomp_release(filter);
 }
@@ -160,7 +172,7 @@ std::string confine(const Confinement& confinement, int output, pid_t parent) {
   reset_signals();
   missing.unless(::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "PR_SET_PDEATHSIG");
   if (::getppid() != parent) ::_exit(1);
-  close_others(confinement, output, missing);
+  close_others(confinement, output);
   set_limits(confinement, missing);
   filter_calls(output, missing);
   return missing.text();
@@ -193,6 +205,19 @@ Status run_job(const std::function<Status(ConfinedOutput&)>& job, ConfinedOutput
 }
 
 // The parent's side
+
+/// In the child all signals stay blocked, so that none reaches a handler of vert there.
+pid_t fork_quietly() {
+  sigset_t all;
+  sigset_t before;
+  ::sigfillset(&all);
+  ::pthread_sigmask(SIG_SETMASK, &all, &before);
+  const pid_t child = ::fork();
+  const int error_number = errno;
+  if (child != 0) ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = error_number;
+  return child;
+}
 
 /// How a process ended, or nothing if it had to be killed for taking too long.
 std::optional<int> wait_for(pid_t child, std::chrono::milliseconds time) {
@@ -333,7 +358,7 @@ Result<ConfinedAnswer> run_confined(const Confinement& confinement,
   VERT_CHECK(confinement.section_limits.size() <= kMaxSections);
   VERT_ASSIGN(const base::Fd output, base::make_shared_file(0, "vert-confined"));
   const pid_t parent = ::getpid();
-  const pid_t child = ::fork();
+  const pid_t child = fork_quietly();
   if (child < 0) return make_system_error(errno, "cannot start a process");
   if (child == 0) run_child(confinement, output.get(), parent, job);
   VERT_TRY(check_end(wait_for(child, confinement.time), confinement.time));

@@ -11,8 +11,9 @@ enum class FileSystemKind { kUnknown, kExt, kOther };
 
 struct FileSystemGuess {
   FileSystemKind kind = FileSystemKind::kUnknown;
-  std::string_view name;     // for people
-  bool may_be_root = false;  // Linux may have its root file system there
+  std::string_view name;   // for people
+  bool is_linux = false;   // a Linux may be there
+  bool mountable = false;  // root= can name it
 };
 
 /// `size` bytes of the disk from `offset`.

@@ -119,7 +119,7 @@ const Volume* Volumes::root(const Volume& kernel) const {
   for (const Volume& volume : volumes_)
     if (volume.is_root()) return &volume;
   for (const Volume& volume : volumes_)
-    if (&volume != &kernel && volume.files == nullptr && volume.guess.may_be_root) return &volume;
+    if (&volume != &kernel && volume.files == nullptr && volume.guess.mountable) return &volume;
   return nullptr;
 }
 
@@ -133,7 +133,7 @@ Error Volumes::describe_failure() const {
         parts.add(fmt::format("on {}, {}", volume.place(), volume.files->damage()));
     } else if (!volume.fault.empty()) {
       parts.add(fmt::format("on {}, {}", volume.place(), volume.fault));
-    } else if (volume.guess.kind == FileSystemKind::kOther && volume.guess.may_be_root) {
+    } else if (volume.guess.kind == FileSystemKind::kOther && volume.guess.is_linux) {
       parts.add(fmt::format("{} is {}, which vert cannot read", volume.place(), volume.guess.name));
     }
   }

@@ -129,6 +129,14 @@ TEST(DiskBoot, RootMayBeAFileSystemThatVertCannotRead) {
   EXPECT_EQ(find(image).value().command_line, "root=PARTUUID=" + kUuid + " ro console=ttyS0");
 }
 
+TEST(DiskBoot, RootInAnLvmVolumeCannotBeNamed) {
+  DiskImage image(kDiskSize);
+  make_gpt(image, {kLinuxGuid, kLinuxGuid});
+  image.format(2 * kMiB, 8 * kMiB, {{"/vmlinuz-6.1", "kernel"}, {"/initramfs-6.1.img", "initrd"}});
+  image.write(12 * kMiB + 0x218, "LVM2 001");
+  EXPECT_EQ(find(image).value().command_line, "console=ttyS0");
+}
+
 TEST(DiskBoot, KernelWithoutRootIsSaidToBe) {
   DiskImage image(8 * kMiB);
   image.format(0, 8 * kMiB, {{"/vmlinuz-6.1", "kernel"}});
