@@ -26,7 +26,7 @@ constexpr std::string_view kKeys =
 sigset_t console_signals() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT}) {
+  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP, SIGCONT, SIGWINCH}) {
     sigaddset(&set, signal_number);
   }
   return set;
@@ -109,6 +109,7 @@ void Console::end(Ended why) {
 }
 
 void Console::run() {
+  tell_size();
   while (!finish_.load()) {
     const bool can_take = input_.is_terminal || pending_.empty();
     std::array<pollfd, 3> fds = {pollfd{wake_.get(), POLLIN, 0}, pollfd{signals_.get(), POLLIN, 0},
@@ -135,11 +136,18 @@ void Console::take_signals() {
       kill(getpid(), SIGSTOP);
     } else if (signal_number == SIGCONT) {
       if (terminal_) reading_ = terminal_->enter_raw();
+    } else if (signal_number == SIGWINCH) {
+      tell_size();
     } else {
       signal_number_.store(signal_number);
       end(Ended::kSignal);
     }
   }
+}
+
+void Console::tell_size() {
+  if (!terminal_) return;
+  if (const auto size = terminal_size(input_.fd)) machine_.set_console_size(size->columns, size->rows);
 }
 
 void Console::take_input() {

@@ -1,7 +1,8 @@
 // The serial console's input, and the signals that end or stop vert, on one thread.
 //
 // Lives while a machine runs: reads what is typed and hands it to the machine, keeps the terminal in raw
-// mode, and stops the machine when the user quits, a signal asks for it, or the terminal goes away.
+// mode, tells the machine the terminal's size, and stops the machine when the user quits, a signal asks for
+// it, or the terminal goes away.
 #pragma once
 
 #include <atomic>
@@ -57,6 +58,7 @@ class Console {
   Console(machine::Machine& machine, SerialOutput* output, Input input, base::Fd signals, base::Fd wake);
   void run();
   void take_signals();
+  void tell_size();
   void take_input();
   void offer_pending();
   void end(Ended why);

@@ -1,4 +1,4 @@
-// `vert console`: attaches this terminal to a VM's serial console.
+// `vert console`: attaches this terminal to a VM's console, and passes on its size.
 //
 // One thread, which waits for keys, output and signals at once.
 #include <poll.h>
@@ -24,7 +24,7 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
-  vert console web                 attach to the serial console; the last 64 KiB of output come first
+  vert console web                 attach to the console; the last 64 KiB of output come first
   echo 'uname -a' | timeout 2 vert console web
 
 Keys on a terminal: Ctrl-A d (or x) detaches, Ctrl-A ? shows help, Ctrl-A Ctrl-A sends Ctrl-A. The VM keeps running.
@@ -53,12 +53,13 @@ class Attachment {
  public:
   enum class End { kNone, kDetached, kMachineEnded, kOutputGone, kSignal, kFailed };
 
-  Attachment(const std::string& name, control::ConsoleSocket socket, base::Fd signals)
-      : name_(name), socket_(std::move(socket.fd)), signals_(std::move(signals)) {
+  Attachment(const control::LivingMachine& machine, control::ConsoleSocket socket, base::Fd signals)
+      : machine_(machine), socket_(std::move(socket.fd)), signals_(std::move(signals)) {
     if (::isatty(STDIN_FILENO) != 0) {
       terminal_.emplace(STDIN_FILENO);
       terminal_->enter_raw();
-      say(fmt::format("vert: attached to '{}'; Ctrl-A d detaches, Ctrl-A ? shows help\r\n", name_));
+      say(fmt::format("vert: attached to '{}'; Ctrl-A d detaches, Ctrl-A ? shows help\r\n", machine_.name));
+      tell_size();
     }
     if (!write_all(STDOUT_FILENO, socket.greeting)) end_ = End::kOutputGone;
   }
@@ -103,11 +104,22 @@ class Attachment {
         ::kill(::getpid(), SIGSTOP);
       } else if (number == SIGCONT) {
         if (terminal_) terminal_->enter_raw();
+      } else if (number == SIGWINCH) {
+        tell_size();
       } else {
         signal_number_ = number;
         end_ = End::kSignal;
       }
     }
+  }
+
+  /// A VM that cannot be told works as well.
+  void tell_size() {
+    static constexpr std::chrono::seconds kLimit{2};
+    const auto size = terminal_ ? terminal_size(STDIN_FILENO) : std::nullopt;
+    if (!size) return;
+    static_cast<void>(control::call(machine_.socket_path(), "PUT", "vm.console-size",
+                                    {{"columns", size->columns}, {"rows", size->rows}}, kLimit));
   }
 
   void take_keys() {
@@ -150,7 +162,7 @@ class Attachment {
     }
   }
 
-  const std::string name_;
+  const control::LivingMachine& machine_;
   base::Fd socket_;
   base::Fd signals_;
   std::optional<TerminalGuard> terminal_;
@@ -165,7 +177,7 @@ class Attachment {
 class ConsoleCommand final : public Command {
  public:
   explicit ConsoleCommand(CLI::App& parent)
-      : app_(*parent.add_subcommand("console", "Attach to a VM's serial console")) {
+      : app_(*parent.add_subcommand("console", "Attach to a VM's console")) {
     add_machine_name(app_, name_);
     app_.footer(kExamples);
   }
@@ -178,7 +190,7 @@ class ConsoleCommand final : public Command {
     VERT_TRY(Console::block_signals());
     VERT_ASSIGN(base::Fd signals, Console::take_signals_here());
     install_crash_handlers();
-    Attachment attachment(machine.name, std::move(socket), std::move(signals));
+    Attachment attachment(machine, std::move(socket), std::move(signals));
     switch (attachment.run()) {
       case Attachment::End::kMachineEnded:
         print_error(

@@ -2,6 +2,7 @@
 #include "cli/terminal.hpp"
 
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <termios.h>
 #include <unistd.h>
 
@@ -24,6 +25,12 @@ void restore_and_die(int signal_number) {
 }
 
 }  // namespace
+
+std::optional<TerminalSize> terminal_size(int fd) {
+  winsize size = {};
+  if (ioctl(fd, TIOCGWINSZ, &size) != 0 || size.ws_col == 0 || size.ws_row == 0) return std::nullopt;
+  return TerminalSize{size.ws_col, size.ws_row};
+}
 
 void restore_terminal() {
   const int fd = raw_fd.exchange(-1);

@@ -5,7 +5,18 @@
 // static variable, because the handlers for crashes must reach it.
 #pragma once
 
+#include <optional>
+
+#include "base/types.hpp"
+
 namespace vert::cli {
+
+struct TerminalSize {
+  u16 columns = 0;
+  u16 rows = 0;
+};
+/// Nothing if `fd` is no terminal, or does not know.
+[[nodiscard]] std::optional<TerminalSize> terminal_size(int fd);
 
 /// Remembers a terminal's mode and brings it back when it goes.
 class TerminalGuard {

@@ -197,6 +197,16 @@ ApiAnswer power_button(Vm& vm, const json& /*arguments*/) {
   return {};
 }
 
+ApiAnswer console_size(Vm& vm, const json& arguments) {
+  const auto columns = number(arguments, "columns", 0, std::numeric_limits<u16>::max());
+  if (!columns) return refuse(kBadRequest, columns.error().message);
+  const auto rows = number(arguments, "rows", 0, std::numeric_limits<u16>::max());
+  if (!rows) return refuse(kBadRequest, rows.error().message);
+  if (*columns == 0 || *rows == 0) return refuse(kBadRequest, "'columns' and 'rows' must be positive");
+  vm.set_console_size(static_cast<u16>(*columns), static_cast<u16>(*rows));
+  return {};
+}
+
 ApiAnswer reboot(Vm& vm, const json& /*arguments*/) {
   vm.reset();
   return {};
@@ -223,6 +233,7 @@ constexpr std::array kEndpoints = {
     Endpoint{"vm.reboot", "PUT", reboot},
     Endpoint{"vm.shutdown", "PUT", shut_down},
     Endpoint{"vm.console", "GET", console},
+    Endpoint{"vm.console-size", "PUT", console_size},
     Endpoint{"vm.engine-counters", "GET", engine_counters},
     Endpoint{"vm.hot-blocks", "PUT", hot_blocks},
     Endpoint{"vm.explain", "PUT", explain},

@@ -32,6 +32,7 @@ class MachineVm final : public Vm {
                                                        std::size_t size) override {
     return machine_.read_guest(vcpu, address, size);
   }
+  void set_console_size(u16 columns, u16 rows) override { machine_.set_console_size(columns, rows); }
   std::size_t type(std::span<const u8> bytes) override { return machine_.console_input(bytes); }
 
  private:

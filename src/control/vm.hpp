@@ -48,7 +48,9 @@ class Vm {
   [[nodiscard]] virtual Result<machine::GuestBytes> read_guest(unsigned vcpu, u64 address,
                                                                std::size_t size) = 0;
 
-  /// Bytes typed at the serial console; returns how many were taken. When that is not all,
+  /// Of the terminal that the console is on.
+  virtual void set_console_size(u16 columns, u16 rows) = 0;
+  /// Bytes typed at the console; returns how many were taken. When that is not all,
   /// Server::serial_ready() comes later.
   virtual std::size_t type(std::span<const u8> bytes) = 0;
 };

@@ -45,6 +45,14 @@ TEST_F(ApiTest, PauseAndResumeGoWithTheState) {
   EXPECT_EQ(vm_.resets, 1);
 }
 
+TEST_F(ApiTest, TheConsolesSizeIsPassedOn) {
+  EXPECT_EQ(ask("PUT", "vm.console-size", R"({"columns": 132, "rows": 43})").status, 204U);
+  EXPECT_EQ(vm_.console_size, std::pair(u16{132}, u16{43}));
+  for (const char* body : {"", R"({"columns": 80})", R"({"columns": 80, "rows": 0})",
+                           R"({"columns": 65536, "rows": 24})", R"({"columns": 80, "rows": -1})"})
+    EXPECT_EQ(ask("PUT", "vm.console-size", body).status, 400U) << body;
+}
+
 TEST_F(ApiTest, AMachineThatDoesNotAnswerIsToldOf) {
   vm_.deaf = true;
   for (const auto& [method, endpoint] : {std::pair{"PUT", "vm.pause"}, std::pair{"GET", "vm.engine-counters"},

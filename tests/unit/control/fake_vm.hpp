@@ -56,6 +56,7 @@ class FakeVm final : public Vm {
     found.bytes.back() = 0xC3;
     return found;
   }
+  void set_console_size(u16 columns, u16 rows) override { console_size = {columns, rows}; }
   std::size_t type(std::span<const u8> bytes) override {
     const std::scoped_lock lock(mutex_);
     const std::size_t count = std::min(bytes.size(), room);
@@ -78,6 +79,7 @@ class FakeVm final : public Vm {
   std::atomic<int> sampling_starts = 0;
   std::atomic<bool> sampling = false;
   bool can_sample = true;
+  std::pair<u16, u16> console_size;
   bool deaf = false;  // no vCPU stops
 
  private:

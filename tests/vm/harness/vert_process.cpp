@@ -151,6 +151,11 @@ End VertProcess::wait(std::chrono::seconds limit) {
 
 void VertProcess::kill(int signal_number) const { ::kill(pid_, signal_number); }
 
+void VertProcess::resize_terminal(unsigned short columns, unsigned short rows) const {
+  const winsize size = {.ws_row = rows, .ws_col = columns, .ws_xpixel = 0, .ws_ypixel = 0};
+  VERT_CHECK(ioctl(input_.get(), TIOCSWINSZ, &size) == 0);
+}
+
 void VertProcess::hang_up() {
   terminal_.reset();
   output_fd_.reset();

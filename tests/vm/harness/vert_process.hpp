@@ -42,6 +42,7 @@ class VertProcess {
   [[nodiscard]] End wait(std::chrono::seconds limit);
   void kill(int signal_number) const;
 
+  void resize_terminal(unsigned short columns, unsigned short rows) const;
   /// Closes the terminal under the program.
   void hang_up();
   [[nodiscard]] termios terminal_mode() const;

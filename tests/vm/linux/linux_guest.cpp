@@ -34,6 +34,10 @@ Result<std::string> make_initrd(const GuestConfig& config) {
       return make_error("no module {} of the kernel {} (./dev fetch gets it)", module, config.kernel);
     VERT_TRY(archive.add_host_file("modules/" + module + ".ko", *path, false));
   }
+  std::string load;
+  for (const std::string& module : config.load_modules ? config.modules : std::vector<std::string>())
+    load += module + "\n";
+  archive.add_text("modules/load", load);
   const std::vector<u8> bytes = std::move(archive).finish();
 
   std::string path = "/tmp/vert-test-initrd.XXXXXX";
@@ -60,7 +64,8 @@ Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config)
                                     config.memory};
   for (const std::string& device : config.devices) words.insert(words.end(), {"--device", device});
   for (const std::string& disk : config.disks) words.insert(words.end(), {"--disk", disk});
-  guest->process_ = std::make_unique<VertProcess>(std::move(words), VertProcess::Console::kPipes);
+  words.insert(words.end(), config.options.begin(), config.options.end());
+  guest->process_ = std::make_unique<VertProcess>(std::move(words), config.console);
   return guest;
 }
 

@@ -1,4 +1,4 @@
-// A Linux guest with a shell on its serial console, driven as a user would by typing.
+// A Linux guest with a shell on its console, driven as a user would by typing.
 #pragma once
 
 #include <chrono>
@@ -22,7 +22,10 @@ struct GuestConfig {
   UserSpace user_space = UserSpace::k64Bit;  // 32-bit: busybox alone
   std::vector<std::string> devices = {};     // for --device
   std::vector<std::string> disks = {};       // for --disk
-  std::vector<std::string> modules = {};     // in /modules, to be loaded by the test
+  std::vector<std::string> modules = {};     // in /modules
+  bool load_modules = false;                 // before the shell starts, in their order
+  std::vector<std::string> options = {};     // more of vert's
+  VertProcess::Console console = VertProcess::Console::kPipes;
 };
 
 class LinuxGuest {

@@ -1,4 +1,6 @@
 // Linux's own drivers find vert's virtio devices and use them, with MSI-X and by the interrupt pin.
+#include <unistd.h>
+
 #include <gtest/gtest.h>
 
 #include "vm/linux/linux_guest.hpp"
@@ -33,6 +35,45 @@ TEST_P(VirtioTest, LinuxReadsRandomBytes) {
                         "/reset; echo 0000:00:01.0 > /sys/bus/pci/drivers/virtio-pci/bind"),
             "");
   EXPECT_EQ(guest.shell("head -c 4096 /dev/hwrng | wc -c"), "4096\n");
+  EXPECT_EQ(guest.shell("dmesg | grep -E 'BUG|WARNING|virtio.*(fail|error)'"), "");
+  EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
+}
+
+/// The guest's size comes from a work item of its driver, a moment after the terminal's.
+bool sees_size(LinuxGuest& guest, const std::string& size) {
+  for (int i = 0; i < 100; ++i) {
+    if (guest.shell("stty size") == size + "\n") return true;
+    usleep(100'000);
+  }
+  return false;
+}
+
+TEST(VirtioConsoleTest, LinuxHasItsConsoleOnHvc0) {
+  const std::string name = "hvc-" + std::to_string(getpid());
+  auto started = LinuxGuest::start({.cpus = 2,
+                                    .append = "console=hvc0 quiet",
+                                    .devices = {"virtio-console"},
+                                    .modules = {"virtio_ring", "virtio", "virtio_pci_modern_dev",
+                                                "virtio_pci_legacy_dev", "virtio_pci", "virtio_console"},
+                                    .load_modules = true,
+                                    .options = {"--name", name},
+                                    .console = VertProcess::Console::kTerminal});
+  if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
+  LinuxGuest& guest = **started;
+  guest.process().resize_terminal(100, 30);
+  ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output();
+  EXPECT_EQ(guest.shell("tty"), "/dev/hvc0\n");
+  EXPECT_TRUE(sees_size(guest, "30 100"));
+  guest.process().resize_terminal(132, 43);
+  EXPECT_TRUE(sees_size(guest, "43 132"));
+
+  std::string numbers;
+  for (int i = 1; i <= 5000; ++i) numbers += std::to_string(i) + "\n";
+  EXPECT_EQ(guest.shell("seq 5000"), numbers);
+
+  VertProcess attached({"console", name}, VertProcess::Console::kTerminal);
+  attached.resize_terminal(90, 20);
+  EXPECT_TRUE(sees_size(guest, "20 90"));
   EXPECT_EQ(guest.shell("dmesg | grep -E 'BUG|WARNING|virtio.*(fail|error)'"), "");
   EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
 }
