@@ -3,6 +3,9 @@
 
 #include <sys/uio.h>
 
+#include <cstring>
+#include <memory>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -19,6 +22,24 @@ using Buffers = std::span<const iovec>;
 [[nodiscard]] iovec buffer_of(std::span<u8> bytes);
 /// For writing only: nobody writes to `bytes`.
 [[nodiscard]] iovec buffer_of(std::span<const u8> bytes);
+
+/// Memory as O_DIRECT wants it, zeroed.
+class AlignedBytes {
+ public:
+  explicit AlignedBytes(u64 size)
+      : bytes_(static_cast<u8*>(::operator new(size, kAlignment)), Free{}), size_(size) {
+    std::memset(bytes_.get(), 0, size);
+  }
+  [[nodiscard]] std::span<u8> span() const { return {bytes_.get(), size_}; }
+
+ private:
+  static constexpr std::align_val_t kAlignment{4096};
+  struct Free {
+    void operator()(u8* bytes) const { ::operator delete(bytes, kAlignment); }
+  };
+  std::unique_ptr<u8[], Free> bytes_;
+  u64 size_;
+};
 
 /// `from` is as long as `buffers`.
 void copy_to(Buffers buffers, std::span<const u8> from);

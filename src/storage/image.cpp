@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 
+#include "storage/qcow2/qcow2_image.hpp"
 #include "storage/raw_image.hpp"
 
 namespace vert::storage {
@@ -23,7 +24,13 @@ Task<Result<std::unique_ptr<Image>>> open_image(IoContext& context, std::string 
   const iovec piece = buffer_of(std::span<u8>(start));
   VERT_CO_TRY(co_await file->read(0, Buffers(&piece, 1)));
   switch (options.format.value_or(marked_format(start))) {
-    case Format::kQcow2: co_return make_error("'{}': qcow2 images cannot be used yet", path);
+    case Format::kQcow2: {
+      // Named: g++ 12 copies an aggregate that is made within a co_await as mere bytes.
+      qcow2::OpenOptions open_options;
+      open_options.image = options;
+      VERT_CO_ASSIGN(auto image, co_await qcow2::Qcow2Image::open(context, std::move(file), open_options));
+      co_return std::unique_ptr<Image>(std::move(image));
+    }
     case Format::kRaw: break;
   }
   co_return RawImage::open(std::move(file), !options.format);

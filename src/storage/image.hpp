@@ -8,6 +8,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "storage/image_file.hpp"
 
@@ -19,6 +20,7 @@ struct ImageOptions {
   std::optional<Format> format = {};  // none: found out by content
   bool read_only = false;
   CacheMode cache = CacheMode::kWriteback;
+  std::vector<ImageFile::Identity> overlays = {};  // the files that it is the backing image of, top first
 };
 
 class Image {

@@ -117,6 +117,12 @@ Result<u64> ImageFile::size() const {
   return size;
 }
 
+ImageFile::Identity ImageFile::identity() const {
+  struct stat info = {};
+  if (::fstat(fd_.get(), &info) != 0) return {};
+  return {info.st_dev, info.st_ino};
+}
+
 u64 ImageFile::allocated_size() const {
   struct stat info = {};
   return ::fstat(fd_.get(), &info) == 0 ? static_cast<u64>(info.st_blocks) * 512 : 0;

@@ -38,6 +38,14 @@ class ImageFile {
 
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] bool read_only() const { return options_.read_only; }
+  [[nodiscard]] CacheMode cache() const { return options_.cache; }
+  /// Which file it is, whatever its path.
+  struct Identity {
+    u64 device = 0;
+    u64 inode = 0;
+    bool operator==(const Identity&) const = default;
+  };
+  [[nodiscard]] Identity identity() const;
   /// Now, from the host: of a block device, too. In bytes.
   [[nodiscard]] Result<u64> size() const;
   /// How much of the host's disk it takes, in bytes; 0 if that is not known.
