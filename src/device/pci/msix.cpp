@@ -5,6 +5,7 @@ namespace {
 
 constexpr u64 kEntrySize = 16;
 constexpr u32 kVectorMasked = 1;
+constexpr u32 kAddressReserved = 3;
 
 // Offsets in an entry.
 constexpr u64 kAddressLow = 0;
@@ -58,7 +59,7 @@ void Msix::write_dword(u64 offset, u32 value) {
   if (offset / kEntrySize >= vectors_.size()) return;
   MsixVector& vector = vectors_[offset / kEntrySize];
   switch (offset % kEntrySize) {
-    case kAddressLow: vector.address = with_half(vector.address, 0, value & ~u32{3}); break;
+    case kAddressLow: vector.address = with_half(vector.address, 0, value & ~kAddressReserved); break;
     case kAddressHigh: vector.address = with_half(vector.address, 32, value); break;
     case kData: vector.data = value; break;
     case kVectorControl:
@@ -106,6 +107,9 @@ Status Msix::restore(const MsixState& state) {
   if (state.vectors.size() != vectors_.size())
     return make_error("a saved MSI-X table has {} vectors instead of {}", state.vectors.size(),
                       vectors_.size());
+  for (const MsixVector& vector : state.vectors)
+    if ((vector.address & kAddressReserved) != 0)
+      return make_error("a saved MSI-X table has the address {:#x}", vector.address);
   vectors_ = state.vectors;
   return {};
 }

@@ -14,6 +14,9 @@ namespace {
 using block::Header;
 using block::kSectorSize;
 
+constexpr const char* kComponent = "block-device";
+constexpr u32 kStateVersion = 1;
+
 constexpr u8 kPhysicalBlockExponent = 3;  // 4 KiB, of pages and of most file systems
 
 std::vector<iovec> pieces_of(const std::vector<std::span<u8>>& spans) {
@@ -121,7 +124,7 @@ void Block::write_config(u32 offset, std::span<const u8> from) {
 
 // Calls of other threads.
 
-void Block::call(bool in_quiet, std::function<void()> work) {
+void Block::call(bool in_quiet, std::function<void()> work) const {
   Command command{std::move(work), in_quiet};
   std::unique_lock lock(mutex_);
   commands_.push_back(&command);
@@ -167,6 +170,30 @@ void Block::reset() {
     host_ = nullptr;
     writeback_ = options_.write_cache;
   });
+}
+
+std::optional<QueueState> Block::queue_state(unsigned index) const {
+  std::optional<QueueState> state;
+  call(true, [&] {
+    const Queue& queue = queues_[index];
+    if (queue.ring != nullptr && !queue.broken) state = queue.ring->state();
+  });
+  return state;
+}
+
+Result<base::Document> Block::save() const {
+  bool waits = false;
+  call(true, [&] { waits = !parked_.empty(); });
+  if (waits) return make_error("a disk waits for room on the host; make room and resume, then save");
+  return base::save(kComponent, kStateVersion, BlockState{.writeback = writeback_.load()});
+}
+
+Status Block::restore(const base::Document& document) {
+  VERT_ASSIGN(const BlockState state, base::restore<BlockState>(kComponent, kStateVersion, document));
+  if (state.writeback && !options_.write_cache)
+    return make_error("saved state of a disk: its write cache is on, but it is to have none");
+  writeback_ = state.writeback;
+  return {};
 }
 
 Status Block::resize(u64 size) {

@@ -22,6 +22,15 @@
 
 namespace vert::device::virtio {
 
+struct BlockState {
+  bool writeback = true;
+
+  template <typename Archive>
+  void fields(Archive& a) {
+    a("writeback", writeback);
+  }
+};
+
 class Block final : public VirtioDevice {
  public:
   static constexpr u16 kMaxQueues = 8;
@@ -55,6 +64,9 @@ class Block final : public VirtioDevice {
   void resume() override;
   void queue_reset(unsigned index) override;
   void reset() override;
+  [[nodiscard]] std::optional<QueueState> queue_state(unsigned index) const override;
+  [[nodiscard]] Result<base::Document> save() const override;
+  [[nodiscard]] Status restore(const base::Document& document) override;
 
   /// Gives the image and the disk another size, in bytes. Any thread but a vCPU's.
   [[nodiscard]] Status resize(u64 size);
@@ -90,7 +102,7 @@ class Block final : public VirtioDevice {
 
   Block(std::unique_ptr<storage::IoContext> context, std::unique_ptr<storage::Image> image, Options options);
 
-  void call(bool in_quiet, std::function<void()> work);
+  void call(bool in_quiet, std::function<void()> work) const;
   void run();
   [[nodiscard]] bool run_commands();
   void serve(unsigned index);
@@ -124,9 +136,9 @@ class Block final : public VirtioDevice {
   bool paused_ = false;
   bool flushes_ = false;  // the driver does, so writes need not be stable
 
-  std::mutex mutex_;
-  std::condition_variable command_done_;
-  std::deque<Command*> commands_;
+  mutable std::mutex mutex_;
+  mutable std::condition_variable command_done_;
+  mutable std::deque<Command*> commands_;
   bool ended_ = false;
   std::thread thread_;
 };

@@ -17,6 +17,9 @@ struct Config {
 };
 static_assert(sizeof(Config) == 12);
 
+constexpr const char* kComponent = "console-device";
+constexpr u32 kStateVersion = 1;
+
 }  // namespace
 
 Result<std::unique_ptr<Console>> Console::create(Output output) {
@@ -98,6 +101,7 @@ void Console::start(VirtioHost& host, u64 features) {
   const std::lock_guard lock(mutex_);
   host_ = &host;
   accepted_ = features;
+  state_ = {};
 }
 
 void Console::queue_ready(unsigned index, std::unique_ptr<Virtqueue> queue) {
@@ -135,7 +139,7 @@ void Console::close(unsigned index) {
     if (on_ready_) on_ready_();
   } else {
     ++transmit_epoch_;
-    sent_ = 0;
+    state_.sent = 0;
   }
 }
 
@@ -148,6 +152,24 @@ void Console::reset() {
   const std::lock_guard lock(mutex_);
   host_ = nullptr;
   for (unsigned i = 0; i < queues_.size(); ++i) close(i);
+}
+
+std::optional<QueueState> Console::queue_state(unsigned index) const {
+  const std::lock_guard lock(mutex_);
+  return queues_[index].state();
+}
+
+Result<base::Document> Console::save() const {
+  const std::lock_guard lock(mutex_);
+  return base::save(kComponent, kStateVersion, state_);
+}
+
+/// `sent` needs no check: what lies beyond the next request means that all of it is out.
+Status Console::restore(const base::Document& document) {
+  VERT_ASSIGN(const ConsoleState state, base::restore<ConsoleState>(kComponent, kStateVersion, document));
+  const std::lock_guard lock(mutex_);
+  state_ = state;
+  return {};
 }
 
 // The device's thread.
@@ -164,20 +186,20 @@ bool Console::send_one() {
   std::unique_lock lock(mutex_);
   ServedQueue& queue = queues_[kTransmitQueue];
   if (!queue.take(sending_)) return false;
-  while (sent_ < sending_.readable_size) {
+  while (state_.sent < sending_.readable_size) {
     if (worker_->must_return()) {
       queue.put_back(sending_);
       return false;
     }
-    const std::size_t count = sending_.copy_out(sent_, chunk);
+    const std::size_t count = sending_.copy_out(state_.sent, chunk);
     const u64 epoch = transmit_epoch_;
     lock.unlock();
     output_(std::span(chunk).first(count));
     lock.lock();
     if (epoch != transmit_epoch_) return true;  // the driver took the queue away
-    sent_ += count;
+    state_.sent += count;
   }
-  sent_ = 0;
+  state_.sent = 0;
   queue.finish(sending_, 0);
   return true;
 }

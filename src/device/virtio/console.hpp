@@ -16,6 +16,15 @@
 
 namespace vert::device::virtio {
 
+struct ConsoleState {
+  u64 sent = 0;  // so much of the next request is out already
+
+  template <typename Archive>
+  void fields(Archive& a) {
+    a("sent", sent);
+  }
+};
+
 class Console final : public VirtioDevice {
  public:
   static constexpr u64 kSizeFeature = 1U << 0;
@@ -54,6 +63,9 @@ class Console final : public VirtioDevice {
   void resume() override;
   void queue_reset(unsigned index) override;
   void reset() override;
+  [[nodiscard]] std::optional<QueueState> queue_state(unsigned index) const override;
+  [[nodiscard]] Result<base::Document> save() const override;
+  [[nodiscard]] Status restore(const base::Document& document) override;
 
  private:
   explicit Console(Output output) : output_(std::move(output)) {}
@@ -77,7 +89,7 @@ class Console final : public VirtioDevice {
   bool refused_ = false;  // receive() must be offered more
   Request input_;
   Request sending_;
-  u64 sent_ = 0;                    // so much of the next request is out already
+  ConsoleState state_;
   u64 transmit_epoch_ = 0;          // changes when the transmit queue goes
   std::unique_ptr<Worker> worker_;  // the last: it ends before the rest
 };

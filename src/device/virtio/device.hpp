@@ -6,6 +6,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <span>
 
 #include "device/virtio/virtqueue.hpp"
@@ -69,6 +70,15 @@ class VirtioDevice {
   virtual void queue_reset(unsigned index) = 0;
   /// The same for all queues, and the device is as before start(). Also when it has not been started.
   virtual void reset() = 0;
+
+  // Only while paused.
+
+  /// How far the device has come with the queue; nothing if it has none there, or the queue broke.
+  [[nodiscard]] virtual std::optional<QueueState> queue_state(unsigned index) const = 0;
+  /// What else it has to remember. Error: why it cannot be saved now.
+  [[nodiscard]] virtual Result<base::Document> save() const = 0;
+  /// Comes after start() and queue_ready(), if the driver was ready.
+  [[nodiscard]] virtual Status restore(const base::Document& document) = 0;
 
  protected:
   VirtioDevice() = default;

@@ -11,6 +11,9 @@ namespace {
 constexpr std::array<u16, 1> kQueueSizes = {16};
 constexpr unsigned kQueue = 0;
 
+constexpr const char* kComponent = "entropy-device";
+constexpr u32 kStateVersion = 1;
+
 /// Fills the first `most` bytes of the buffer; returns how many there are.
 u32 fill(const Request& request, u32 most) {
   u32 done = 0;
@@ -62,6 +65,18 @@ void Entropy::reset() {
   const std::lock_guard lock(mutex_);
   queue_.close();
   host_ = nullptr;
+}
+
+std::optional<QueueState> Entropy::queue_state(unsigned /*index*/) const {
+  const std::lock_guard lock(mutex_);
+  return queue_.state();
+}
+
+Result<base::Document> Entropy::save() const { return base::save(kComponent, kStateVersion, EntropyState{}); }
+
+Status Entropy::restore(const base::Document& document) {
+  VERT_TRY(base::restore<EntropyState>(kComponent, kStateVersion, document));
+  return {};
 }
 
 void Entropy::work() {

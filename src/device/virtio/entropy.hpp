@@ -10,6 +10,12 @@
 
 namespace vert::device::virtio {
 
+/// Nothing but its queue.
+struct EntropyState {
+  template <typename Archive>
+  void fields(Archive& /*a*/) {}
+};
+
 class Entropy final : public VirtioDevice {
  public:
   /// Of one buffer, the driver gets at most so much: a larger one is answered in part.
@@ -31,13 +37,16 @@ class Entropy final : public VirtioDevice {
   void resume() override;
   void queue_reset(unsigned index) override;
   void reset() override;
+  [[nodiscard]] std::optional<QueueState> queue_state(unsigned index) const override;
+  [[nodiscard]] Result<base::Document> save() const override;
+  [[nodiscard]] Status restore(const base::Document& document) override;
 
  private:
   Entropy() = default;
   void work();
   [[nodiscard]] bool serve_one();
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   VirtioHost* host_ = nullptr;
   ServedQueue queue_;
   Request request_;

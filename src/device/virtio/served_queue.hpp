@@ -14,6 +14,9 @@ class ServedQueue {
   void open(VirtioHost& host, unsigned index, std::unique_ptr<Virtqueue> queue);
   void close() { queue_.reset(); }
   [[nodiscard]] bool is_open() const { return queue_ != nullptr; }
+  [[nodiscard]] std::optional<QueueState> state() const {
+    return is_open() ? std::optional(queue_->state()) : std::nullopt;
+  }
 
   /// The next request. False if there is none: the driver notifies the device of the next. A broken queue is
   /// closed, and the driver told.

@@ -38,6 +38,8 @@ constexpr u16 kMsixFunctionMask = 1U << 14;
 constexpr u8 kIsrQueue = 1;
 constexpr u8 kIsrConfig = 2;
 
+constexpr u32 kStateVersion = 1;
+
 /// The common configuration, as it reads (4.1.4.3).
 struct CommonConfig {
   u32 device_feature_select = 0;
@@ -319,16 +321,21 @@ void VirtioPci::write_status(u8 value) {
   if (!started && has_status(status::kDriverOk)) start();
 }
 
-void VirtioPci::enable_queue(unsigned index) {
+Result<std::unique_ptr<Virtqueue>> VirtioPci::make_queue(unsigned index) {
   Queue& queue = queues_[index];
-  if (!has_status(status::kFeaturesOk)) return;
+  if (queue.size > device_->queue_sizes()[index])
+    return make_error("queue {} of {} cannot have {} descriptors", index, name(), queue.size);
   queue.layout.size = queue.size;
-  auto made = queue.size <= device_->queue_sizes()[index]
-                  ? Virtqueue::create(memory_, queue.layout,
-                                      {.packed = accepted(feature::kRingPacked),
-                                       .indirect = accepted(feature::kIndirectDescriptors),
-                                       .event_index = accepted(feature::kEventIndex)})
-                  : make_error("the queue is too large");
+  return Virtqueue::create(memory_, queue.layout,
+                           {.packed = accepted(feature::kRingPacked),
+                            .indirect = accepted(feature::kIndirectDescriptors),
+                            .event_index = accepted(feature::kEventIndex)});
+}
+
+void VirtioPci::enable_queue(unsigned index) {
+  if (!has_status(status::kFeaturesOk)) return;
+  Queue& queue = queues_[index];
+  auto made = make_queue(index);
   if (!made) {
     needs_reset();
     return;
@@ -392,6 +399,137 @@ void VirtioPci::reset() {
   }
   msix_.reset();
   reset_config();
+}
+
+// State.
+
+VirtioQueueState VirtioPci::save_queue(unsigned index) const {
+  const Queue& queue = queues_[index];
+  std::optional<QueueState> position;
+  if (queue.waiting != nullptr)
+    position = queue.waiting->state();
+  else if (queue.enabled)
+    position = device_->queue_state(index);
+  return {.size = queue.size,
+          .enabled = queue.enabled,
+          .vector = queue_vectors_[index].load(),
+          .descriptors = queue.layout.descriptors,
+          .driver = queue.layout.driver,
+          .device = queue.layout.device,
+          .works = position.has_value(),
+          .position = position.value_or(QueueState{})};
+}
+
+VirtioPciState VirtioPci::save_transport() const {
+  const std::lock_guard lock(mutex_);
+  VERT_CHECK(held_);
+  VirtioPciState state{.device_feature_select = device_feature_select_,
+                       .driver_feature_select = driver_feature_select_,
+                       .driver_features = driver_features_,
+                       .queue_select = queue_select_,
+                       .status = status_.load(),
+                       .config_generation = config_generation_.load(),
+                       .config_vector = config_vector_.load(),
+                       .queues = {},
+                       .msix = msix_.save()};
+  for (unsigned i = 0; i < queues_.size(); ++i) state.queues.push_back(save_queue(i));
+  const std::lock_guard pin_lock(pin_mutex_);
+  state.isr = isr_;
+  return state;
+}
+
+Result<base::Document> VirtioPci::save() const {
+  VERT_ASSIGN(const base::Document device, device_->save());
+  return base::Document{{"transport", base::save(name(), kStateVersion, save_transport())},
+                        {"config", save_config()},
+                        {"device", device}};
+}
+
+/// What no driver can have brought about.
+Status VirtioPci::check(const VirtioPciState& state) const {
+  const auto refuse = [this](std::string_view what) {
+    return make_error("saved state of {}: {}", name(), what);
+  };
+  const auto has = [&](u8 bit) { return (state.status & bit) != 0; };
+  const auto is_vector = [this](u16 vector) { return vector == stored_vector(vector); };
+  const bool fit =
+      (state.driver_features & ~offered()) == 0 && (state.driver_features & feature::kVersion1) != 0;
+  if (has(status::kFeaturesOk) && !fit) return refuse("the driver accepted features that are not offered");
+  if (has(status::kDriverOk) && !has(status::kFeaturesOk))
+    return refuse("a driver is ready without features");
+  if ((state.isr & ~(kIsrQueue | kIsrConfig)) != 0) return refuse("the ISR status is out of range");
+  if (state.queues.size() != queues_.size()) return refuse("the number of queues is another");
+  if (!is_vector(state.config_vector)) return refuse("an MSI-X vector is out of range");
+  for (const VirtioQueueState& queue : state.queues) {
+    if (!is_vector(queue.vector)) return refuse("an MSI-X vector is out of range");
+    if (queue.enabled && !has(status::kFeaturesOk)) return refuse("a queue is enabled without features");
+    if (queue.works && !queue.enabled) return refuse("a queue works that is not enabled");
+    const QueueState& at = queue.position;
+    if (at.next != at.used || at.next_wrap != at.used_wrap) return refuse("requests were in flight");
+    // A queue stops for no other reason than that it broke.
+    if (queue.enabled && !queue.works && !has(status::kNeedsReset)) return refuse("a queue is missing");
+  }
+  return {};
+}
+
+Status VirtioPci::restore_queue(unsigned index, const VirtioQueueState& state) {
+  Queue& queue = queues_[index];
+  queue.size = state.size;
+  queue.enabled = state.enabled;
+  queue.layout = {
+      .size = state.size, .descriptors = state.descriptors, .driver = state.driver, .device = state.device};
+  queue_vectors_[index] = state.vector;
+  if (!state.works) return {};
+  auto made = make_queue(index);
+  if (!made) return make_error("saved state of {}: {}", name(), made.error().message);
+  if (!(*made)->restore(state.position))
+    return make_error("saved state of {}: the position in queue {} is out of range", name(), index);
+  queue.waiting = std::move(*made);
+  return {};
+}
+
+Status VirtioPci::restore_transport(const VirtioPciState& state) {
+  const std::lock_guard lock(mutex_);
+  VERT_TRY(msix_.restore(state.msix));
+  device_feature_select_ = state.device_feature_select;
+  driver_feature_select_ = state.driver_feature_select;
+  driver_features_ = state.driver_features;
+  queue_select_ = state.queue_select;
+  status_ = state.status;
+  config_generation_ = state.config_generation;
+  config_vector_ = state.config_vector;
+  {
+    const std::lock_guard pin_lock(pin_mutex_);
+    isr_ = state.isr;
+    drive_pin();
+  }
+  for (unsigned i = 0; i < queues_.size(); ++i) VERT_TRY(restore_queue(i, state.queues[i]));
+  if (has_status(status::kDriverOk)) start();
+  return {};
+}
+
+Status VirtioPci::restore_parts(const VirtioPciState& state, const base::Document& document) {
+  VERT_TRY(restore_config(document["config"]));
+  VERT_TRY(restore_transport(state));
+  const std::lock_guard lock(mutex_);
+  return device_->restore(document["device"]);
+}
+
+Status VirtioPci::restore(const base::Document& document) {
+  for (const char* part : {"transport", "config", "device"})
+    if (!document.is_object() || !document.contains(part) || document.size() != 3)
+      return make_error("saved state of {} is incomplete, or has more in it than it should", name());
+  VERT_ASSIGN(const VirtioPciState state,
+              base::restore<VirtioPciState>(name(), kStateVersion, document["transport"]));
+  VERT_TRY(check(state));
+  {
+    const std::lock_guard lock(mutex_);
+    VERT_CHECK(machine_paused_);
+  }
+  reset();
+  Status restored = restore_parts(state, document);
+  if (!restored) reset();
+  return restored;
 }
 
 // Whether the device may work.

@@ -30,6 +30,56 @@ inline constexpr u8 kNeedsReset = 64;
 inline constexpr u8 kFailed = 128;
 }  // namespace status
 
+struct VirtioQueueState {
+  u16 size = 0;
+  bool enabled = false;
+  u16 vector = 0xFFFF;
+  u64 descriptors = 0;
+  u64 driver = 0;
+  u64 device = 0;
+  bool works = false;  // enabled, and it did not break
+  QueueState position;
+
+  template <typename Archive>
+  void fields(Archive& a) {
+    a("size", size);
+    a("enabled", enabled);
+    a("vector", vector);
+    a("descriptors", descriptors);
+    a("driver", driver);
+    a("device", device);
+    a("works", works);
+    a("position", position);
+  }
+};
+
+struct VirtioPciState {
+  u32 device_feature_select = 0;
+  u32 driver_feature_select = 0;
+  u64 driver_features = 0;
+  u16 queue_select = 0;
+  u8 status = 0;
+  u8 config_generation = 0;
+  u16 config_vector = 0xFFFF;
+  u8 isr = 0;
+  std::vector<VirtioQueueState> queues;
+  MsixState msix;
+
+  template <typename Archive>
+  void fields(Archive& a) {
+    a("device_feature_select", device_feature_select);
+    a("driver_feature_select", driver_feature_select);
+    a("driver_features", driver_features);
+    a("queue_select", queue_select);
+    a("status", status);
+    a("config_generation", config_generation);
+    a("config_vector", config_vector);
+    a("isr", isr);
+    a("queues", queues);
+    a("msix", msix);
+  }
+};
+
 class VirtioPci final : public PciDevice, private memory::BusDevice, private VirtioHost {
  public:
   static constexpr u16 kVendor = 0x1AF4;
@@ -55,6 +105,11 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   void resume();
   /// Back to power-on.
   void reset();
+  /// The transport, the configuration space and the device. Only while paused, with no vCPU running. Error:
+  /// why the device cannot be saved now.
+  [[nodiscard]] Result<base::Document> save() const;
+  /// Likewise. After an error, the function is as before, or as after reset().
+  [[nodiscard]] Status restore(const base::Document& document);
   /// Whether one of its messages, as they stand, is an NMI or INIT.
   [[nodiscard]] bool sends_unmaskable() const;
 
@@ -96,6 +151,7 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   void write_queue(u64 offset, unsigned size, u64 value);
   void write_driver_features(u32 value);
   void write_status(u8 value);
+  [[nodiscard]] Result<std::unique_ptr<Virtqueue>> make_queue(unsigned index);
   void enable_queue(unsigned index);
   void reset_queue(unsigned index);
   void clear_queue(unsigned index);
@@ -103,6 +159,12 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   void start();
   void reset_device();
   void reset_registers();
+  [[nodiscard]] VirtioPciState save_transport() const;
+  [[nodiscard]] VirtioQueueState save_queue(unsigned index) const;
+  [[nodiscard]] Status check(const VirtioPciState& state) const;
+  [[nodiscard]] Status restore_transport(const VirtioPciState& state);
+  [[nodiscard]] Status restore_queue(unsigned index, const VirtioQueueState& state);
+  [[nodiscard]] Status restore_parts(const VirtioPciState& state, const base::Document& document);
 
   [[nodiscard]] u64 offered() const;
   [[nodiscard]] bool accepted(u64 feature) const { return (driver_features_ & feature) != 0; }
@@ -121,7 +183,7 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   u16 reset_capability_ = 0;
   const std::unique_ptr<VirtioDevice> device_;
 
-  std::mutex mutex_;  // all until the next one
+  mutable std::mutex mutex_;  // all until the next one
   u32 device_feature_select_ = 0;
   u32 driver_feature_select_ = 0;
   u64 driver_features_ = 0;
@@ -136,7 +198,7 @@ class VirtioPci final : public PciDevice, private memory::BusDevice, private Vir
   std::atomic<u16> config_vector_ = kNoVector;
   std::vector<std::atomic<u16>> queue_vectors_;
 
-  std::mutex pin_mutex_;
+  mutable std::mutex pin_mutex_;
   u8 isr_ = 0;
   bool pin_disabled_ = false;
 };

@@ -201,6 +201,39 @@ TEST_F(BlockTest, AnErrorOfTheImageIsAnIoError) {
   EXPECT_EQ(full_, 0);
 }
 
+TEST_F(BlockTest, GoesOnInAnotherMachineWithItsCacheAsItWas) {
+  constexpr u64 kFeatures = feature::kVersion1 | block::feature::kFlush | block::feature::kConfigWriteback;
+  constexpr u64 kWriteback = VirtioPci::kDeviceConfig + offsetof(block::Config, writeback);
+  start({}, kFeatures);
+  rig_->write(kWriteback, 1, 0);
+  rig_->pci.pause();
+  const base::Document saved = rig_->pci.save().value();
+  rig_->pci.resume();
+  rig_->write(PciRig::kStatus, 1, 0);
+  EXPECT_EQ(rig_->read(kWriteback, 1), 1U);
+  rig_->pci.pause();
+  ASSERT_TRUE(rig_->pci.restore(saved));
+  EXPECT_EQ(rig_->pci.save().value(), saved);
+  rig_->pci.resume();
+  EXPECT_EQ(rig_->read(kWriteback, 1), 0U);
+  EXPECT_EQ(carry_out({block::kOut, 0, 5}, {{kBytes, 512, false}}), block::kOk);
+}
+
+TEST_F(BlockTest, IsNotSavedWhileARequestWaitsForRoom) {
+  start();
+  disk_.set_error(ENOSPC);
+  offer({block::kOut, 0, 1}, {{kBytes, 512, false}});
+  rig_->doorbell(0);
+  ASSERT_TRUE(wait_for([&] { return full_ == 1; }));
+  rig_->pci.pause();
+  EXPECT_FALSE(rig_->pci.save());
+  disk_.set_error(0);
+  rig_->pci.resume();
+  EXPECT_TRUE(wait_for_used());
+  rig_->pci.pause();
+  EXPECT_TRUE(rig_->pci.save());
+}
+
 TEST_F(BlockTest, AFullHostParksTheRequestUntilResume) {
   start();
   disk_.set_error(ENOSPC);

@@ -38,8 +38,9 @@ class PciRig {
   static constexpr u64 kQueueDevice = 0x30;
   static constexpr u64 kQueueReset = 0x3A;
 
-  explicit PciRig(std::unique_ptr<VirtioDevice> device, QueueFeatures features = {})
-      : driver(make_driver(features)),
+  explicit PciRig(std::unique_ptr<VirtioDevice> device, QueueFeatures features = {},
+                  std::shared_ptr<memory::GuestMemory> ram = nullptr)
+      : driver(make_driver(features, std::move(ram))),
         pci(
             "virtio-test", {mmio, ports}, *driver->memory, line,
             [this](u64 address, u32 data) { messages.emplace_back(address, data); }, std::move(device)) {

@@ -59,6 +59,15 @@ class RecordingDevice final : public VirtioDevice {
     record_.queues.clear();
   }
 
+  [[nodiscard]] std::optional<device::virtio::QueueState> queue_state(unsigned index) const override {
+    return record_.queues.at(index)->state();
+  }
+  [[nodiscard]] Result<base::Document> save() const override { return base::Document("all of it"); }
+  [[nodiscard]] Status restore(const base::Document& document) override {
+    record_.calls += "restore ";
+    return document == base::Document("all of it") ? Status() : make_error("that is not mine");
+  }
+
  private:
   Record& record_;
 };
