@@ -2,16 +2,12 @@
 #pragma once
 
 #include <span>
-#include <vector>
 
 #include "base/error.hpp"
 #include "base/types.hpp"
 
 namespace vert::machine::disk_boot {
 
-/// read() runs in a confined child process, which has one thread: it may read from descriptors(), allocate
-/// memory and compute, nothing else, and must not wait for a thread or for a lock that another thread may
-/// hold at the fork.
 class BlockReader {
  public:
   BlockReader() = default;
@@ -23,9 +19,6 @@ class BlockReader {
 
   /// Fills `bytes` from `offset`; all of them lie below size().
   virtual Status read(u64 offset, std::span<u8> bytes) = 0;
-
-  /// The file descriptors that read() uses. The child has no others.
-  [[nodiscard]] virtual std::vector<int> descriptors() const = 0;
 };
 
 }  // namespace vert::machine::disk_boot

@@ -1,6 +1,6 @@
 #include "machine/disk_boot/confined_child.hpp"
 
-#include <fcntl.h>
+#include <poll.h>
 #include <seccomp.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -20,6 +20,7 @@
 #include <thread>
 
 #include "base/shared_file.hpp"
+#include "machine/disk_boot/block_service.hpp"
 
 namespace vert::machine::disk_boot {
 
@@ -54,6 +55,12 @@ u64 most_output(const Confinement& confinement) {
 
 // The child's side
 
+/// The descriptors that it has.
+struct ChildEnds {
+  int output;
+  int socket;
+};
+
 /// What the host refused, as "seccomp (Operation not permitted), ...".
 class Missing {
  public:
@@ -85,9 +92,8 @@ void close_all(unsigned int first, unsigned int last) {
   for (unsigned int fd = first; fd <= std::min(last, kMostOpen); ++fd) ::close(static_cast<int>(fd));
 }
 
-void close_others(const Confinement& confinement, int output) {
-  std::vector<int> kept = confinement.descriptors;
-  kept.push_back(output);
+void close_others(const ChildEnds& ends) {
+  std::vector<int> kept = {ends.output, ends.socket};
   if (kSanitized) kept.push_back(STDERR_FILENO);
   std::ranges::sort(kept);
   unsigned int from = 0;
@@ -135,9 +141,8 @@ void set_limits(const Confinement& confinement, Missing& missing) {
 }
 
 /// Adds the rules; 0 or an error number, negative.
-int add_rules(scmp_filter_ctx filter, int output) {
+int add_rules(scmp_filter_ctx filter, const ChildEnds& ends) {
   const scmp_arg_cmp not_executable{2, SCMP_CMP_MASKED_EQ, PROT_EXEC, 0};
-  const scmp_arg_cmp to_output{0, SCMP_CMP_EQ, static_cast<scmp_datum_t>(output), 0};
   int result = 0;
   const auto add = [&](int number) {
     if (result == 0) result = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, 0, nullptr);
@@ -146,51 +151,52 @@ int add_rules(scmp_filter_ctx filter, int output) {
     if (result == 0) result = seccomp_rule_add_array(filter, SCMP_ACT_ALLOW, number, 1, &condition);
   };
   for (const int number :
-       {SCMP_SYS(read), SCMP_SYS(pread64), SCMP_SYS(readv), SCMP_SYS(preadv), SCMP_SYS(lseek),
-        SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(futex),
+       {SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(brk), SCMP_SYS(madvise), SCMP_SYS(futex),
         SCMP_SYS(clock_gettime), SCMP_SYS(gettimeofday), SCMP_SYS(time), SCMP_SYS(getrandom), SCMP_SYS(exit),
         SCMP_SYS(exit_group), SCMP_SYS(rt_sigreturn), SCMP_SYS(restart_syscall)})
     add(number);
   add_if(SCMP_SYS(mmap), not_executable);
   add_if(SCMP_SYS(mprotect), not_executable);
-  add_if(SCMP_SYS(write), to_output);
+  add_if(SCMP_SYS(read), {0, SCMP_CMP_EQ, static_cast<scmp_datum_t>(ends.socket), 0});
+  for (const int fd : {ends.socket, ends.output})
+    add_if(SCMP_SYS(write), {0, SCMP_CMP_EQ, static_cast<scmp_datum_t>(fd), 0});
   return result;
 }
 
-void filter_calls(int output, Missing& missing) {
+void filter_calls(const ChildEnds& ends, Missing& missing) {
   if (kSanitized) return;
   scmp_filter_ctx filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
-  int result = filter == nullptr ? -ENOMEM : add_rules(filter, output);
-  if (result == 0)
-    if (result == 0) result = seccomp_load(filter);
+  int result = filter == nullptr ? -ENOMEM : add_rules(filter, ends);
+  if (result == 0) result = seccomp_load(filter);
   if (result != 0) missing.add("seccomp", -result);
   seccomp_release(filter);
 }
 
-std::string confine(const Confinement& confinement, int output, pid_t parent) {
+std::string confine(const Confinement& confinement, const ChildEnds& ends, pid_t parent) {
   Missing missing;
   reset_signals();
   missing.unless(::prctl(PR_SET_PDEATHSIG, SIGKILL) == 0, "PR_SET_PDEATHSIG");
   if (::getppid() != parent) ::_exit(1);
-  close_others(confinement, output);
+  close_others(ends);
   set_limits(confinement, missing);
-  filter_calls(output, missing);
+  filter_calls(ends, missing);
   return missing.text();
 }
 
-Status run_job(const std::function<Status(ConfinedOutput&)>& job, ConfinedOutput& output) {
+Status run_job(const ConfinedJob& job, BlockReader& disk, ConfinedOutput& output) {
   try {
-    return job(output);
+    return job(disk, output);
   } catch (const std::bad_alloc&) {
     return make_error("it takes more memory to read than a sound one does");
   }
 }
 
-[[noreturn]] void run_child(const Confinement& confinement, int fd, pid_t parent,
-                            const std::function<Status(ConfinedOutput&)>& job) {
-  const std::string missing = confine(confinement, fd, parent).substr(0, kMaxText);
-  ConfinedOutput output(fd);
-  const Status status = run_job(job, output);
+[[noreturn]] void run_child(const Confinement& confinement, const ChildEnds& ends, u64 disk_size,
+                            pid_t parent, const ConfinedJob& job) {
+  const std::string missing = confine(confinement, ends, parent).substr(0, kMaxText);
+  ConfinedOutput output(ends.output);
+  RemoteReader disk(ends.socket, disk_size);
+  const Status status = run_job(job, disk, output);
   Trailer trailer;
   trailer.failed = status ? 0 : 1;
   trailer.count = std::min(output.sizes().size(), kMaxSections);
@@ -219,27 +225,64 @@ pid_t fork_quietly() {
   return child;
 }
 
-/// How a process ended, or nothing if it had to be killed for taking too long.
-std::optional<int> wait_for(pid_t child, std::chrono::milliseconds time) {
+/// Serves the child until it ends, or has to be killed.
+class Supervisor {
+ public:
+  Supervisor(pid_t child, int socket, BlockReader& disk, std::chrono::milliseconds time)
+      : child_(child), socket_(socket), disk_(disk), end_(Clock::now() + time) {}
+
+  /// How the child ended, or nothing if it took too long. Error: it asked for what nobody may.
+  Result<std::optional<int>> run() {
+    while (Clock::now() < end_) {
+      if (const auto status = look()) return status;
+      VERT_TRY(serve());
+    }
+    kill();
+    return std::nullopt;
+  }
+
+ private:
   using Clock = std::chrono::steady_clock;
-  const auto end = Clock::now() + time;
-  auto pause = std::chrono::microseconds(200);
-  bool killed = false;
-  while (true) {
+
+  /// The child's status, if it has ended.
+  std::optional<int> look() const {
     int status = 0;
-    const pid_t ended = ::waitpid(child, &status, killed ? 0 : WNOHANG);
+    const pid_t ended = ::waitpid(child_, &status, WNOHANG);
+    if (ended == child_) return status;
     // Without a status (SIGCHLD is ignored, so the kernel has forgotten it) the answer alone must tell.
-    if (ended < 0 && errno != EINTR) return killed ? std::nullopt : std::optional(0);
-    if (ended == child) return killed ? std::nullopt : std::optional(status);
-    if (ended == 0 && Clock::now() >= end) {
-      ::kill(child, SIGKILL);
-      killed = true;
-    } else if (!killed) {
-      std::this_thread::sleep_for(pause);
-      pause = std::min(pause * 2, std::chrono::microseconds(5000));
+    return ended < 0 && errno != EINTR ? std::optional(0) : std::nullopt;
+  }
+
+  /// Waits for requests for a moment; the child's end closes the socket.
+  Status serve() {
+    if (closed_) {
+      std::this_thread::sleep_for(std::chrono::microseconds(200));
+      return {};
+    }
+    constexpr int kMilliseconds = 5;
+    pollfd poll_one{socket_, POLLIN, 0};
+    if (::poll(&poll_one, 1, kMilliseconds) <= 0) return {};
+    const Result<Served> served = serve_request(disk_, socket_);
+    if (!served) {
+      kill();
+      return std::unexpected(served.error());
+    }
+    closed_ = *served == Served::kEnd;
+    return {};
+  }
+
+  void kill() const {
+    ::kill(child_, SIGKILL);
+    while (::waitpid(child_, nullptr, 0) < 0 && errno == EINTR) {
     }
   }
-}
+
+  pid_t child_;
+  int socket_;
+  BlockReader& disk_;
+  Clock::time_point end_;
+  bool closed_ = false;
+};
 
 Status check_end(std::optional<int> status, std::chrono::milliseconds time) {
   if (!status || (WIFSIGNALED(*status) && WTERMSIG(*status) == SIGXCPU))
@@ -353,15 +396,19 @@ Status ConfinedOutput::write(std::string_view text) {
 
 void ConfinedOutput::end_section() { sizes_.push_back(std::exchange(size_, 0)); }
 
-Result<ConfinedAnswer> run_confined(const Confinement& confinement,
-                                    const std::function<Status(ConfinedOutput&)>& job) {
+Result<ConfinedAnswer> run_confined(const Confinement& confinement, BlockReader& disk,
+                                    const ConfinedJob& job) {
   VERT_CHECK(confinement.section_limits.size() <= kMaxSections);
   VERT_ASSIGN(const base::Fd output, base::make_shared_file(0, "vert-confined"));
+  VERT_ASSIGN(ServiceSockets sockets, make_service_sockets());
   const pid_t parent = ::getpid();
+  const u64 disk_size = disk.size();
   const pid_t child = fork_quietly();
   if (child < 0) return make_system_error(errno, "cannot start a process");
-  if (child == 0) run_child(confinement, output.get(), parent, job);
-  VERT_TRY(check_end(wait_for(child, confinement.time), confinement.time));
+  if (child == 0) run_child(confinement, {output.get(), sockets.child.get()}, disk_size, parent, job);
+  sockets.child.reset();
+  VERT_ASSIGN(const auto status, Supervisor(child, sockets.parent.get(), disk, confinement.time).run());
+  VERT_TRY(check_end(status, confinement.time));
   return AnswerReader(output.get(), confinement).read();
 }
 

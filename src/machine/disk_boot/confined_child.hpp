@@ -1,8 +1,9 @@
-// Runs code on hostile input in a child process that can do nothing but read what it was given, compute, and
-// answer.
+// Runs code on a hostile disk in a child process that can do nothing but ask for the disk's bytes, compute,
+// and answer.
 //
-// The child has its descriptors only, no way to get others, a system call filter (seccomp), and limits on
-// memory and time. A host that refuses some of this gets the rest, and the answer says what was missing.
+// The child has two descriptors, for its questions and its answer, and no way to get others; a system call
+// filter (seccomp); and limits on memory and time. What the host refuses of this is left out, and the answer
+// says so.
 #pragma once
 
 #include <chrono>
@@ -13,11 +14,11 @@
 
 #include "base/error.hpp"
 #include "base/types.hpp"
+#include "machine/disk_boot/block_reader.hpp"
 
 namespace vert::machine::disk_boot {
 
 struct Confinement {
-  std::vector<int> descriptors;     // that the child may read from
   std::vector<u64> section_limits;  // the answer's parts, and how many bytes each may have
   u64 memory_bytes = u64{256} << 20;
   std::chrono::milliseconds time = std::chrono::seconds(20);
@@ -45,10 +46,12 @@ struct ConfinedAnswer {
   std::string missing;  // what the host refused to confine the child with; empty if nothing
 };
 
-/// Calls `job` in a child process that it forks, and waits for it. `job` must not take locks that other
-/// threads may hold; the allocator's are safe. Error: the job's own, one line without control characters; or
-/// how the child ended.
-[[nodiscard]] Result<ConfinedAnswer> run_confined(const Confinement& confinement,
-                                                  const std::function<Status(ConfinedOutput&)>& job);
+using ConfinedJob = std::function<Status(BlockReader& disk, ConfinedOutput& output)>;
+
+/// Calls `job` in a child process, and reads the disk for it on this thread, until the child ends. `job` must
+/// not take locks that other threads may hold; the allocator's are safe. Error: the job's own, one line
+/// without control characters; or how the child ended.
+[[nodiscard]] Result<ConfinedAnswer> run_confined(const Confinement& confinement, BlockReader& disk,
+                                                  const ConfinedJob& job);
 
 }  // namespace vert::machine::disk_boot

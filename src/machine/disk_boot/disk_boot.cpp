@@ -22,10 +22,8 @@ std::string printable(const std::vector<u8>& bytes) {
 
 Result<DiskBoot> find_disk_boot(BlockReader& disk, const std::string& name) {
   Confinement confinement;
-  confinement.descriptors = disk.descriptors();
   confinement.section_limits = {kMaxBootFile, kMaxBootFile, kMaxBootText, kMaxBootText};
-  auto answer =
-      run_confined(confinement, [&disk](ConfinedOutput& output) { return search_and_copy(disk, output); });
+  auto answer = run_confined(confinement, disk, search_and_copy);
   if (!answer) return make_error("{}: {}: name a kernel with --kernel", name, answer.error().message);
   if (!answer->missing.empty())
     base::log(base::LogLevel::kDebug, "{}: read in a child process that this host does not fully confine: {}",

@@ -1,8 +1,8 @@
 // Finds the kernel, initial RAM disk and command line in a whole-disk image, so that a disk boots without
 // other files.
 //
-// The image is hostile: all of it is read in a confined child process (confined_child.hpp). May be called
-// while other threads run, as long as they leave the BlockReader alone.
+// The image is hostile: a confined child process (confined_child.hpp) makes sense of it, and the calling
+// thread reads the bytes for it. May be called while other threads run.
 #pragma once
 
 #include <string>

@@ -1,6 +1,7 @@
 #include "machine/disk_boot/file_system_kind.hpp"
 
 #include <algorithm>
+#include <vector>
 
 namespace vert::machine::disk_boot {
 

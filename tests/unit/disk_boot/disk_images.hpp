@@ -29,7 +29,6 @@ class FileReader : public BlockReader {
       : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)), size_(std::filesystem::file_size(path)) {}
 
   [[nodiscard]] u64 size() const override { return size_; }
-  [[nodiscard]] std::vector<int> descriptors() const override { return {fd_.get()}; }
   Status read(u64 offset, std::span<u8> bytes) override {
     const ssize_t got = ::pread(fd_.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
     if (got != static_cast<ssize_t>(bytes.size())) return make_error("short read");
@@ -47,7 +46,6 @@ class MemoryReader : public BlockReader {
   explicit MemoryReader(std::vector<u8> bytes) : bytes_(std::move(bytes)) {}
 
   [[nodiscard]] u64 size() const override { return bytes_.size(); }
-  [[nodiscard]] std::vector<int> descriptors() const override { return {}; }
   Status read(u64 offset, std::span<u8> bytes) override {
     if (offset > bytes_.size() || bytes.size() > bytes_.size() - offset)
       return make_error("read beyond the end");
