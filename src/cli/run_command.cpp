@@ -20,6 +20,8 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
+  Boot a disk image; its boot loader's configuration says which kernel:
+    vert run debian.img
   Boot Linux with an initial RAM disk, console on this terminal:
     vert run --kernel vmlinuz --initrd initrd.img --append 'console=ttyS0'
   Two vCPUs and 512 MiB, on the reference engine:
@@ -103,14 +105,29 @@ Result<unsigned> parse_cpus(const std::string& text) {
   return cpus;
 }
 
+/// IMAGE is the first disk or, if it is no disk, the kernel.
+Status add_image(const RunOptions& options, machine::MachineConfig& config) {
+  if (options.image.empty()) return {};
+  if (machine::is_disk(options.image)) {
+    config.disks.push_back({.path = options.image});
+    return {};
+  }
+  if (!options.kernel.empty())
+    return make_error("'{}' is no disk image, and --kernel is given, too; use one of them", options.image);
+  config.kernel = options.image;
+  return {};
+}
+
 Result<machine::MachineConfig> make_config(const RunOptions& options) {
   machine::MachineConfig config;
-  if (!options.image.empty() && !options.kernel.empty()) {
-    return make_error("both an image ('{}') and --kernel are given; use one of them", options.image);
+  config.kernel = options.kernel;
+  VERT_TRY(add_image(options, config));
+  for (const std::string& disk : options.disks) {
+    VERT_ASSIGN(auto parsed, parse_disk_option(disk));
+    config.disks.push_back(std::move(parsed));
   }
-  config.kernel = options.kernel.empty() ? options.image : options.kernel;
-  if (config.kernel.empty())
-    return make_error("nothing to boot: name a kernel with --kernel FILE (see 'vert run --help')");
+  if (config.kernel.empty() && config.disks.empty())
+    return make_error("nothing to boot: name a disk image or a kernel (see 'vert run --help')");
   VERT_ASSIGN(config.memory_bytes, parse_memory(options.memory));
   VERT_ASSIGN(config.cpus, parse_cpus(options.cpus));
   VERT_TRY(check_engine(options.engine));
@@ -123,10 +140,6 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
   config.initrd = options.initrd;
   config.append = options.append;
   config.devices = options.devices;
-  for (const std::string& disk : options.disks) {
-    VERT_ASSIGN(auto parsed, parse_disk_option(disk));
-    config.disks.push_back(std::move(parsed));
-  }
   config.no_reboot = options.no_reboot;
   return config;
 }
@@ -151,7 +164,9 @@ Result<RunPlan> make_plan(const RunOptions& options) {
 class RunCommand final : public Command {
  public:
   explicit RunCommand(CLI::App& parent) : app_(*parent.add_subcommand("run", "Boot a VM")) {
-    app_.add_option("IMAGE", options_.image, "Kernel to boot; same as --kernel")->type_name("");
+    app_.add_option("IMAGE", options_.image,
+                    "Disk to boot, or a kernel; it becomes the first --disk, or --kernel")
+        ->type_name("");
     app_.add_option("--kernel", options_.kernel, "Kernel: Linux bzImage, ELF (PVH or plain) or multiboot 1")
         ->type_name("FILE");
     app_.add_option("--initrd", options_.initrd,

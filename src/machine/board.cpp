@@ -117,7 +117,13 @@ Status Board::add_optional(const std::string& name, const BoardEvents& events) {
 Status Board::add_disk(const DiskConfig& config, unsigned cpus, const BoardEvents& events) {
   VERT_ASSIGN(auto disk,
               open_disk(config, cpus, [full = events.disk_full, path = config.path] { full(path); }));
+  disks_.push_back(disk.get());
   return add_virtio("virtio-blk", std::move(disk));
+}
+
+Status Board::flush_disks() {
+  for (device::virtio::Block* const disk : disks_) VERT_TRY(disk->flush());
+  return {};
 }
 
 /// Each in a slot of its own, with its pin INTA#.

@@ -73,6 +73,9 @@ class Board {
   [[nodiscard]] device::FwCfg& fw_cfg() { return fw_cfg_; }
   [[nodiscard]] device::IoApic& io_apic() { return io_apic_; }
 
+  /// What the guest wrote to them is in the images' files. While paused.
+  [[nodiscard]] Status flush_disks();
+
   /// While paused, no device touches guest memory. Timers are the event loop's.
   void pause();
   void resume();
@@ -109,6 +112,7 @@ class Board {
   device::PciHost pci_;
   std::optional<device::DebugExit> debug_exit_;
   std::optional<device::PcTestdev> testdev_;
+  std::vector<device::virtio::Block*> disks_;                       // of those below
   std::vector<std::unique_ptr<device::virtio::VirtioPci>> virtio_;  // in the order of their slots
   device::virtio::Console* console_ = nullptr;                      // one of these, if there is one
 };

@@ -3,6 +3,8 @@
 #include <sys/stat.h>
 
 #include "base/fd.hpp"
+#include "machine/disk_boot/disk_boot.hpp"
+#include "machine/image_reader.hpp"
 
 namespace vert::machine {
 
@@ -33,12 +35,17 @@ std::vector<std::string> split_modules(std::string_view list) {
   return modules;
 }
 
+void keep_module(BootFiles& files, const std::string& name, const std::string& command_line,
+                 std::vector<u8> bytes) {
+  const auto& kept = files.modules.emplace_back(std::move(bytes));
+  files.source.modules.push_back({name, command_line, kept});
+}
+
 Status read_module(BootFiles& files, const std::string& name, const std::string& command_line,
                    u64 memory_bytes) {
   if (name.empty()) return make_error("--initrd: a module without a name");
   VERT_ASSIGN(auto bytes, read_image(name, memory_bytes));
-  const auto& kept = files.modules.emplace_back(std::move(bytes));
-  files.source.modules.push_back({name, command_line, kept});
+  keep_module(files, name, command_line, std::move(bytes));
   return {};
 }
 
@@ -48,9 +55,29 @@ Status read_modules(BootFiles& files, const MachineConfig& config) {
   return {};
 }
 
+Result<std::unique_ptr<BootFiles>> read_from_disk(const MachineConfig& config, bool disks_open) {
+  const DiskConfig& disk = config.disks.front();
+  VERT_ASSIGN(const auto reader, ImageReader::open(disk, disks_open));
+  VERT_ASSIGN(auto found, disk_boot::find_disk_boot(*reader, disk.path));
+  if (config.notice) config.notice(found.description);
+  auto files = std::make_unique<BootFiles>();
+  files->kernel = std::move(found.kernel);
+  files->source.kernel_name = disk.path;
+  files->source.kernel = files->kernel;
+  files->source.command_line = config.append.empty() ? found.command_line : config.append;
+  if (!config.initrd.empty())
+    VERT_TRY(read_module(*files, config.initrd, config.initrd, config.memory_bytes));
+  else if (!found.initrd.empty())
+    keep_module(*files, disk.path, "", std::move(found.initrd));
+  return files;
+}
+
 }  // namespace
 
-Result<std::unique_ptr<BootFiles>> read_boot_files(const MachineConfig& config) {
+bool boots_from_disk(const MachineConfig& config) { return config.kernel.empty() && !config.disks.empty(); }
+
+Result<std::unique_ptr<BootFiles>> read_boot_files(const MachineConfig& config, bool disks_open) {
+  if (boots_from_disk(config)) return read_from_disk(config, disks_open);
   if (config.kernel.empty()) return make_error("no kernel is given: name one with --kernel");
   auto files = std::make_unique<BootFiles>();
   VERT_ASSIGN(files->kernel, read_image(config.kernel, config.memory_bytes));

@@ -13,9 +13,13 @@ namespace vert::machine {
 
 struct DiskConfig {
   std::string path;
-  storage::ImageOptions image;
-  std::string serial;  // at most device::virtio::block::kIdSize bytes
+  storage::ImageOptions image{};
+  std::string serial{};  // at most device::virtio::block::kIdSize bytes
 };
+
+/// Whether a file is a whole disk, by its first bytes: an image format's mark, a partition table or ext4.
+/// What is none, a kernel say, or cannot be read, is not.
+[[nodiscard]] bool is_disk(const std::string& path);
 
 /// Opens the image. `on_full` as in Block::Options. The error names the file.
 [[nodiscard]] Result<std::unique_ptr<device::virtio::Block>> open_disk(const DiskConfig& config,

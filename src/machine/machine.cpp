@@ -164,7 +164,7 @@ Machine::Impl::~Impl() {
 Status Machine::Impl::build() {
   VERT_TRY(base::prepare_fault_signals());
   VERT_ASSIGN(engine, find_engine(config.engine));
-  VERT_ASSIGN(files, read_boot_files(config));
+  VERT_ASSIGN(files, read_boot_files(config, false));
   VERT_ASSIGN(memory, memory::GuestMemory::create(map.ram_regions()));
   VERT_ASSIGN(loop, base::EventLoop::create());
   loop->pause();
@@ -395,6 +395,10 @@ Status Machine::Impl::reset() {
   board->reset();
   clear_memory(*memory);
   for (cpu::VcpuEvents& vcpu_events : events) static_cast<void>(vcpu_events.take(~u32{0}));
+  if (boots_from_disk(config)) {  // the guest may have installed another kernel
+    VERT_TRY(board->flush_disks());
+    VERT_ASSIGN(files, read_boot_files(config, true));
+  }
   VERT_TRY(boot());
   for (const auto& vcpu : vcpus) {
     VERT_ASSIGN(auto new_engine, engine.make(vcpu->context()));

@@ -35,7 +35,9 @@ struct MachineConfig {
   unsigned cpus = 1;
   std::string engine = "auto";  // auto, bt, interp (kvm is not there yet)
   std::string cpu_model = "host";
-  std::string kernel;                // bzImage, ELF (PVH or plain) or multiboot 1; found out by content
+  /// bzImage, ELF (PVH or plain) or multiboot 1; found out by content. Empty: what the first disk boots, each
+  /// time that the machine starts; `initrd` and `append` take the place of the disk's own.
+  std::string kernel;
   std::string initrd;                // empty: none. For multiboot: modules, as "FILE ARGUMENTS,FILE"
   std::string append;                // the kernel's command line
   std::vector<DiskConfig> disks;     // in the order of the guest's names: vda, vdb, ...

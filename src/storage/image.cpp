@@ -18,8 +18,10 @@ Format marked_format(std::span<const u8> start) {
 }
 
 Task<Result<std::unique_ptr<Image>>> open_image(IoContext& context, std::string path, ImageOptions options) {
-  VERT_CO_ASSIGN(auto file,
-                 ImageFile::open(context, path, {.read_only = options.read_only, .cache = options.cache}));
+  VERT_CO_ASSIGN(
+      auto file,
+      ImageFile::open(context, path,
+                      {.read_only = options.read_only, .cache = options.cache, .lock = options.lock}));
   std::array<u8, 4> start{};
   const iovec piece = buffer_of(std::span<u8>(start));
   VERT_CO_TRY(co_await file->read(0, Buffers(&piece, 1)));

@@ -196,6 +196,12 @@ Status Block::restore(const base::Document& document) {
   return {};
 }
 
+Status Block::flush() {
+  Status flushed;
+  call(true, [&] { flushed = context_->complete(image_->flush()); });
+  return flushed;
+}
+
 Status Block::resize(u64 size) {
   Status resized;
   call(true, [&] {

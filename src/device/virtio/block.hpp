@@ -68,6 +68,8 @@ class Block final : public VirtioDevice {
   [[nodiscard]] Result<base::Document> save() const override;
   [[nodiscard]] Status restore(const base::Document& document) override;
 
+  /// All that was written is in the image's file. Any thread but a vCPU's.
+  [[nodiscard]] Status flush();
   /// Gives the image and the disk another size, in bytes. Any thread but a vCPU's.
   [[nodiscard]] Status resize(u64 size);
 

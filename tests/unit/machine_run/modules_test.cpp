@@ -31,7 +31,7 @@ TEST(Modules, AreAListWithArguments) {
   std::string escaped = second.path();
   escaped.insert(escaped.find(','), ",");
   config.initrd = first.path() + " one,,two three," + escaped;
-  const auto files = read_boot_files(config);
+  const auto files = read_boot_files(config, false);
   ASSERT_TRUE(files) << files.error().message;
   const auto& modules = (*files)->source.modules;
   ASSERT_EQ(modules.size(), 2U);
@@ -46,7 +46,7 @@ TEST(Modules, WithoutANameAreRefused) {
   const ModuleFile module("a", "x");
   MachineConfig config = config_for(kernel);
   config.initrd = module.path() + ",";
-  const auto files = read_boot_files(config);
+  const auto files = read_boot_files(config, false);
   ASSERT_FALSE(files);
   EXPECT_NE(files.error().message.find("without a name"), std::string::npos);
 }
@@ -60,7 +60,7 @@ TEST(Modules, OtherKernelsHaveOneRamDiskWhateverItsName) {
   MachineConfig config;
   config.kernel = path;
   config.initrd = disk.path();
-  const auto files = read_boot_files(config);
+  const auto files = read_boot_files(config, false);
   std::filesystem::remove(path);
   ASSERT_TRUE(files) << files.error().message;
   ASSERT_EQ((*files)->source.modules.size(), 1U);

@@ -70,5 +70,23 @@ TEST(DiskTest, LinuxReadsAndWritesIt) {
   EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
 }
 
+TEST(DiskTest, BootsWhatItsFileSystemHolds) {
+  auto started = LinuxGuest::start({.modules = kModules, .from_disk = true});
+  if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
+  LinuxGuest& guest = **started;
+  ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
+  EXPECT_EQ(guest.shell("dmesg -n 1"), "");
+  EXPECT_NE(guest.process().errors().find("booting /boot/vmlinuz-6.1 with /boot/initrd.img-6.1"),
+            std::string::npos)
+      << guest.process().errors();
+  EXPECT_EQ(guest.shell("cat /proc/cmdline"), "root=LABEL=root ro console=ttyS0\n");
+  load_drivers(guest, kModules);
+  EXPECT_EQ(guest.shell("cat /sys/block/vda/size"), "524288\n");
+  // Again, while the disk is open.
+  guest.process().send("reboot -f\r");
+  ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
+  EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
+}
+
 }  // namespace
 }  // namespace vert::vm_test

@@ -50,6 +50,21 @@ Result<std::string> make_initrd(const GuestConfig& config) {
   return path;
 }
 
+/// An ext4 file system with nothing but the two in /boot.
+Result<std::string> make_disk(const std::string& kernel, const std::string& initrd) {
+  std::string folder = "/tmp/vert-test-root.XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) return make_system_error(errno, folder);
+  std::string path = initrd + ".disk";
+  const std::string command = fmt::format(
+      "mkdir {0}/boot {0}/etc && echo 'LABEL=root / ext4' >{0}/etc/fstab && cp '{1}' {0}/boot/vmlinuz-6.1 && "
+      "cp '{2}' {0}/boot/initrd.img-6.1 && "
+      "PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -d {0} '{3}' 256M >/dev/null 2>&1; rc=$?; rm -r {0}; "
+      "exit $rc",
+      folder, kernel, initrd, path);
+  if (std::system(command.c_str()) == 0) return path;
+  return make_error("no ext4 image could be made (mke2fs)");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config) {
@@ -57,11 +72,14 @@ Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config)
   if (!kernel) return make_error("the kernel {} is not in the cache (./dev fetch gets it)", config.kernel);
   VERT_ASSIGN(std::string initrd, make_initrd(config));
   std::unique_ptr<LinuxGuest> guest(new LinuxGuest(std::move(initrd)));
-  std::vector<std::string> words = {"run",         "--kernel",     *kernel,
-                                    "--initrd",    guest->initrd_, "--append",
-                                    config.append, "--cpus",       std::to_string(config.cpus),
-                                    "--engine",    config.engine,  "--memory",
-                                    config.memory};
+  std::vector<std::string> words = {
+      "run", "--cpus", std::to_string(config.cpus), "--engine", config.engine, "--memory", config.memory};
+  if (config.from_disk) {
+    VERT_ASSIGN(guest->disk_, make_disk(*kernel, guest->initrd_));
+    words.push_back(guest->disk_);
+  } else {
+    words.insert(words.end(), {"--kernel", *kernel, "--initrd", guest->initrd_, "--append", config.append});
+  }
   for (const std::string& device : config.devices) words.insert(words.end(), {"--device", device});
   for (const std::string& disk : config.disks) words.insert(words.end(), {"--disk", disk});
   words.insert(words.end(), config.options.begin(), config.options.end());
@@ -69,7 +87,10 @@ Result<std::unique_ptr<LinuxGuest>> LinuxGuest::start(const GuestConfig& config)
   return guest;
 }
 
-LinuxGuest::~LinuxGuest() { unlink(initrd_.c_str()); }
+LinuxGuest::~LinuxGuest() {
+  unlink(initrd_.c_str());
+  if (!disk_.empty()) unlink(disk_.c_str());
+}
 
 bool LinuxGuest::wait_for_shell() {
   return process_->expect("vert-guest ready", kBootLimit) && shell("stty -echo") != "TIMEOUT";

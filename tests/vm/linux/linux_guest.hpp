@@ -26,6 +26,7 @@ struct GuestConfig {
   bool load_modules = false;                 // before the shell starts, in their order
   std::vector<std::string> options = {};     // more of vert's
   VertProcess::Console console = VertProcess::Console::kPipes;
+  bool from_disk = false;  // kernel and initrd are in /boot of a disk, `append` is not used
 };
 
 class LinuxGuest {
@@ -48,7 +49,8 @@ class LinuxGuest {
  private:
   explicit LinuxGuest(std::string initrd) : initrd_(std::move(initrd)) {}
 
-  std::string initrd_;  // a file of our own, removed at the end
+  std::string initrd_;  // files of our own, removed at the end
+  std::string disk_;
   std::unique_ptr<VertProcess> process_;
   unsigned commands_ = 0;
 };
