@@ -15,7 +15,6 @@ class ImageReader final : public disk_boot::BlockReader {
 
   [[nodiscard]] u64 size() const override { return image_->size(); }
   [[nodiscard]] Status read(u64 offset, std::span<u8> bytes) override;
-  [[nodiscard]] std::vector<int> descriptors() const override { return image_->descriptors(); }
 
  private:
   ImageReader(std::unique_ptr<storage::IoContext> context, std::unique_ptr<storage::Image> image)
