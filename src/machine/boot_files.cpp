@@ -4,7 +4,7 @@
 
 #include "base/fd.hpp"
 #include "machine/disk_boot/disk_boot.hpp"
-#include "machine/image_reader.hpp"
+#include "machine/disk_boot/image_reader.hpp"
 
 namespace vert::machine {
 
@@ -57,8 +57,14 @@ Status read_modules(BootFiles& files, const MachineConfig& config) {
 
 Result<std::unique_ptr<BootFiles>> read_from_disk(const MachineConfig& config, bool disks_open) {
   const DiskConfig& disk = config.disks.front();
-  VERT_ASSIGN(const auto reader, ImageReader::open(disk, disks_open));
-  VERT_ASSIGN(auto found, disk_boot::find_disk_boot(*reader, disk.path));
+  storage::ImageOptions options = disk.image;
+  options.read_only = true;
+  options.cache = storage::CacheMode::kWriteback;
+  options.lock = !disks_open;
+  VERT_ASSIGN(const auto context, storage::IoContext::create());
+  VERT_ASSIGN(const auto image, context->complete(storage::open_image(*context, disk.path, options)));
+  disk_boot::ImageReader reader(*context, *image);
+  VERT_ASSIGN(auto found, disk_boot::find_disk_boot(reader, disk.path));
   if (config.notice) config.notice(found.description);
   auto files = std::make_unique<BootFiles>();
   files->kernel = std::move(found.kernel);

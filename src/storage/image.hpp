@@ -34,8 +34,6 @@ class Image {
   /// In bytes, as the guest sees it.
   [[nodiscard]] virtual u64 size() const = 0;
   [[nodiscard]] virtual bool read_only() const = 0;
-  /// The host's file descriptors that reads use, those of backing images too.
-  [[nodiscard]] virtual std::vector<int> descriptors() const = 0;
 
   // `offset` and length lie within size(). An error's `system_error` is ENOSPC if the host's disk is full,
   // and EIO or another system call's errno otherwise; then it is not known how much was written.

@@ -123,11 +123,6 @@ ImageFile::Identity ImageFile::identity() const {
   return {info.st_dev, info.st_ino};
 }
 
-std::vector<int> ImageFile::descriptors() const {
-  if (direct_.valid()) return {fd_.get(), direct_.get()};
-  return {fd_.get()};
-}
-
 u64 ImageFile::allocated_size() const {
   struct stat info = {};
   return ::fstat(fd_.get(), &info) == 0 ? static_cast<u64>(info.st_blocks) * 512 : 0;

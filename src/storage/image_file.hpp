@@ -46,8 +46,6 @@ class ImageFile {
     bool operator==(const Identity&) const = default;
   };
   [[nodiscard]] Identity identity() const;
-  /// Those that reads use.
-  [[nodiscard]] std::vector<int> descriptors() const;
   /// Now, from the host: of a block device, too. In bytes.
   [[nodiscard]] Result<u64> size() const;
   /// How much of the host's disk it takes, in bytes; 0 if that is not known.

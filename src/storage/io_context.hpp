@@ -47,14 +47,10 @@ class [[nodiscard]] IoOperation {
   std::coroutine_handle<> waiting_;
 };
 
-/// Makes the system call, and waits for it: what it returns, or -errno.
-[[nodiscard]] i64 blocking_call(const IoOperation& operation);
-
 class IoContext {
  public:
-  /// Of which kind. kAny is the better of the next two that the host allows; kSync makes nothing but the
-  /// operations' own system calls, one at a time.
-  enum class Kind : u8 { kAny, kUring, kPool, kSync };
+  /// Of which kind. kAny is the better of the others that the host allows.
+  enum class Kind : u8 { kAny, kUring, kPool };
   /// Error: the host has no more memory or threads to give, or forbids what was asked for.
   [[nodiscard]] static Result<std::unique_ptr<IoContext>> create(Kind kind = Kind::kAny);
   virtual ~IoContext() = default;

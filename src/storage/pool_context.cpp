@@ -1,10 +1,31 @@
 #include "storage/pool_context.hpp"
 
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+
 #include <utility>
 
 #include "base/thread.hpp"
 
 namespace vert::storage {
+namespace {
+
+i64 call(const IoOperation& operation) {
+  const auto pieces = static_cast<int>(operation.buffers.size());
+  const auto offset = static_cast<off_t>(operation.offset);
+  switch (operation.kind) {
+    case IoOperation::Kind::kRead: return ::preadv(operation.fd, operation.buffers.data(), pieces, offset);
+    case IoOperation::Kind::kWrite: return ::pwritev(operation.fd, operation.buffers.data(), pieces, offset);
+    case IoOperation::Kind::kDataSync: return ::fdatasync(operation.fd);
+    case IoOperation::Kind::kAllocate: break;
+  }
+  return ::fallocate(operation.fd, operation.mode, offset, static_cast<off_t>(operation.length));
+}
+
+}  // namespace
+
 Result<std::unique_ptr<IoContext>> PoolContext::create() {
   std::unique_ptr<PoolContext> context(new PoolContext());
   for (unsigned i = 0; i < kThreads; ++i) {
@@ -40,7 +61,8 @@ void PoolContext::work() {
     IoOperation* const operation = waiting_.front();
     waiting_.pop_front();
     lock.unlock();
-    const i64 result = blocking_call(*operation);
+    i64 result = call(*operation);
+    if (result < 0) result = -errno;
     lock.lock();
     ended_.push_back({operation, result});
     changed_.notify_one();

@@ -15,7 +15,6 @@ class RawImage final : public Image {
   [[nodiscard]] Format format() const override { return Format::kRaw; }
   [[nodiscard]] u64 size() const override { return size_; }
   [[nodiscard]] bool read_only() const override { return file_->read_only(); }
-  [[nodiscard]] std::vector<int> descriptors() const override { return file_->descriptors(); }
 
   [[nodiscard]] Task<Status> read(u64 offset, Buffers buffers) override;
   [[nodiscard]] Task<Status> write(u64 offset, Buffers buffers) override;

@@ -25,13 +25,6 @@ Task<Status> Qcow2Image::finish_change(Status status) {
   co_return co_await settle_failure(co_await store_.sync());
 }
 
-std::vector<int> Qcow2Image::descriptors() const {
-  std::vector<int> all = store_.file->descriptors();
-  if (backing_ != nullptr)
-    for (const int fd : backing_->descriptors()) all.push_back(fd);
-  return all;
-}
-
 Task<Status> Qcow2Image::read(u64 offset, Buffers buffers) {
   Requests::Request request(store_.requests);
   while (!request.try_enter()) co_await store_.requests.changed();

@@ -27,7 +27,6 @@ class Qcow2Image final : public Image {
   [[nodiscard]] u64 size() const override { return size_; }
   [[nodiscard]] bool read_only() const override { return read_only_; }
 
-  [[nodiscard]] std::vector<int> descriptors() const override;
   [[nodiscard]] Task<Status> read(u64 offset, Buffers buffers) override;
   [[nodiscard]] Task<Status> write(u64 offset, Buffers buffers) override;
   [[nodiscard]] Task<Status> write_zeroes(u64 offset, u64 length, bool unmap) override;

@@ -62,7 +62,6 @@ TEST_P(IoContextTest, ManyOperationsAreUnderWayAtOnce) {
 }
 
 TEST_P(IoContextTest, AnotherThreadWakesIt) {
-  if (GetParam() == IoContext::Kind::kSync) GTEST_SKIP() << "never waits";
   for (int i = 0; i < 100; ++i) {
     std::thread waker([this] { context_->wake(); });
     context_->run_once(IoContext::Wait::kWait);  // hangs if the wake-up is lost
@@ -91,14 +90,12 @@ TEST_P(IoContextTest, AllocatesAndPunchesHoles) {
 }
 
 std::string name_of(const testing::TestParamInfo<IoContext::Kind>& tested) {
-  constexpr std::array kNames = {"Any", "Uring", "Pool", "Sync"};
+  constexpr std::array kNames = {"Any", "Uring", "Pool"};
   return kNames.at(static_cast<std::size_t>(tested.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, IoContextTest,
-                         testing::Values(IoContext::Kind::kUring, IoContext::Kind::kPool,
-                                         IoContext::Kind::kSync),
-                         name_of);
+                         testing::Values(IoContext::Kind::kUring, IoContext::Kind::kPool), name_of);
 
 }  // namespace
 }  // namespace vert::storage

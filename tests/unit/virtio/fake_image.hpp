@@ -50,7 +50,6 @@ class FakeImage final : public storage::Image {
   [[nodiscard]] storage::Format format() const override { return storage::Format::kRaw; }
   [[nodiscard]] u64 size() const override { return size_; }
   [[nodiscard]] bool read_only() const override { return disk_.read_only; }
-  [[nodiscard]] std::vector<int> descriptors() const override { return {null_.get()}; }
 
   storage::Task<Status> read(u64 offset, storage::Buffers buffers) override {
     VERT_CO_TRY(co_await begin(fmt::format("read {} {}", offset, storage::total_size(buffers))));

@@ -1,0 +1,111 @@
+// What configures a new system and writes its disk; see image_build.hpp. Run by mmdebstrap as a hook:
+// `customize.sh ROOT`, with the file `settings` beside it.
+#pragma once
+
+namespace vert::cli {
+
+inline constexpr const char* kCustomizeScript = R"script(#!/bin/sh
+set -eu
+root=$1
+here=$(dirname "$0")
+. "$here/settings"
+PATH=$PATH:/usr/sbin:/sbin
+
+say() { echo "I: vert: $*" >&2; }
+
+say configuring
+echo "$hostname" >"$root/etc/hostname"
+cat >"$root/etc/hosts" <<END
+127.0.0.1 localhost
+127.0.1.1 $hostname
+::1 localhost ip6-localhost ip6-loopback
+END
+echo "PARTUUID=$partition_uuid / ext4 defaults,errors=remount-ro 0 1" >"$root/etc/fstab"
+cat >"$root/etc/systemd/network/80-ethernet.network" <<END
+[Match]
+Type=ether
+[Network]
+DHCP=yes
+END
+# A serial line tells nobody its size or what its terminal can do.
+mkdir -p "$root/etc/systemd/system/serial-getty@ttyS0.service.d"
+cat >"$root/etc/systemd/system/serial-getty@ttyS0.service.d/terminal.conf" <<END
+[Service]
+Environment=TERM=xterm-256color
+END
+cat >"$root/etc/profile.d/serial-console.sh" <<'END'
+# Asks the terminal behind a serial console for its size: the cursor cannot go further than its last corner.
+if [ -t 0 ] && [ "$(tty)" = /dev/ttyS0 ]; then
+  saved=$(stty -g)
+  stty raw -echo min 0 time 5
+  printf '\0337\033[999;999H\033[6n\0338'
+  answer=$(dd bs=1 count=16 2>/dev/null | tr -cd '0-9;R')
+  stty "$saved"
+  case $answer in
+    *[0-9]\;[0-9]*R*) answer=${answer%%R*}; stty rows "${answer%%;*}" cols "${answer##*;}" ;;
+  esac
+  unset saved answer
+fi
+END
+for unit in systemd-networkd systemd-resolved serial-getty@ttyS0; do
+  chroot "$root" systemctl enable "$unit" >/dev/null 2>&1 || true
+done
+if [ -n "$password_hash" ]; then
+  echo "root:$password_hash" | chroot "$root" chpasswd -e
+else
+  chroot "$root" passwd -q -d root
+fi
+if [ -n "$ssh_key" ]; then
+  mkdir -p -m 700 "$root/root/.ssh"
+  printf '%s\n' "$ssh_key" >"$root/root/.ssh/authorized_keys"
+  # Each machine makes keys of its own when it starts for the first time.
+  rm -f "$root"/etc/ssh/ssh_host_*
+  cat >"$root/etc/systemd/system/ssh-host-keys.service" <<'END'
+[Unit]
+Description=Make this machine's SSH keys
+Before=ssh.service
+ConditionPathExists=!/etc/ssh/ssh_host_ed25519_key
+[Service]
+Type=oneshot
+ExecStart=/usr/bin/ssh-keygen -A
+[Install]
+WantedBy=multi-user.target
+END
+  chroot "$root" systemctl enable ssh-host-keys >/dev/null 2>&1
+fi
+: >"$root/etc/machine-id"  # each machine gets its own
+rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/ldconfig/* "$root"/var/cache/debconf/*-old
+rm -rf "$root"/var/lib/dpkg/*-old "$root"/tmp/*
+find "$root" -xdev -newermt "@$seconds" -exec touch -h -d "@$seconds" {} + 2>/dev/null || true
+
+say writing the disk
+disk=$here/disk/disk.raw
+rm -f "$disk"
+truncate -s "$size" "$disk"
+sfdisk -q "$disk" >&2 <<END
+label: gpt
+label-id: $disk_uuid
+start=2048, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=$partition_uuid, name=root
+END
+export E2FSPROGS_FAKE_TIME="$seconds" SOURCE_DATE_EPOCH="$seconds"
+export root disk size root_uuid disk_uuid
+# mmdebstrap has mounted /proc and others for its programs; they are no part of the image.
+apart=
+mounted=
+if [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null; then
+  apart='unshare --mount'
+  mounted='proc sys dev/pts dev/shm dev'
+fi
+export mounted
+$apart sh -c '
+  for place in $mounted; do
+    while umount "$root/$place" 2>/dev/null; do :; done
+  done
+  mke2fs -q -F -t ext4 -L root -U "$root_uuid" -b 4096 -m 1 \
+    -E "offset=1048576,hash_seed=$disk_uuid,lazy_itable_init=1,lazy_journal_init=1,nodiscard" \
+    -d "$root" "$disk" $(((size - 2 * 1048576) / 4096))' >&2
+chmod 666 "$disk"
+)script";
+
+}  // namespace vert::cli
