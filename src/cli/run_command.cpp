@@ -186,7 +186,7 @@ class RunCommand final : public Command {
                     "Where the console goes: stdio, file=F, pty or none (default stdio; none with --detach)")
         ->type_name("WHERE");
     app_.add_option("--disk", options_.disks,
-                    "Add a disk: an image and options readonly, format=raw, serial=S and "
+                    "Add a disk: an image and options readonly, format=raw|qcow2, serial=S and "
                     "cache=writeback|none|writethrough|unsafe; repeatable")
         ->type_name("FILE[,OPTION]...")
         ->expected(1)
