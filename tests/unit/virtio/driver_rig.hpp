@@ -1,6 +1,7 @@
 // A driver's side of one virtqueue, split or packed, in a small guest memory.
 #pragma once
 
+#include <atomic>
 #include <chrono>
 #include <cstring>
 #include <deque>
@@ -79,6 +80,11 @@ class DriverRig {
   [[nodiscard]] T load(u64 address) const {
     return memory->load<T>(Gpa(address)).value();
   }
+  /// What the device did before it wrote that is seen after this.
+  [[nodiscard]] u16 load_acquire(u64 address) const {
+    u8* const host = memory->host(Gpa(address), sizeof(u16));
+    return std::atomic_ref<u16>(*reinterpret_cast<u16*>(host)).load(std::memory_order_acquire);
+  }
   void store_descriptor(u64 address, const Buffer& buffer, u16 third, u16 fourth) {
     store(address, buffer.address);
     store(address + 8, buffer.length);
@@ -126,7 +132,7 @@ class SplitDriver final : public DriverRig {
     store(layout.driver + 2, ++available_);
   }
   std::optional<Used> take_used() override {
-    if (load<u16>(layout.device + 2) == seen_) return std::nullopt;
+    if (load_acquire(layout.device + 2) == seen_) return std::nullopt;
     const u64 element = layout.device + 4 + seen_++ % size() * 8U;
     return Used{load<u32>(element), load<u32>(element + 4)};
   }
@@ -180,7 +186,7 @@ class PackedDriver final : public DriverRig {
   }
   std::optional<Used> take_used() override {
     const u64 at = layout.descriptors + used_index_ * 16U;
-    const u16 flags = load<u16>(at + 14);
+    const u16 flags = load_acquire(at + 14);
     if (((flags & 0x80) != 0) != used_wrap_ || ((flags & 0x8000) != 0) != used_wrap_) return std::nullopt;
     const Used used{load<u16>(at + 12), load<u32>(at + 8)};
     for (auto it = slots_.begin(); it != slots_.end(); ++it) {
