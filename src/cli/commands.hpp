@@ -28,6 +28,7 @@ class Command {
 };
 
 [[nodiscard]] std::unique_ptr<Command> make_run_command(CLI::App& parent);
+[[nodiscard]] std::unique_ptr<Command> make_image_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_bench_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_explain_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_doctor_command(CLI::App& parent);

@@ -22,6 +22,7 @@ constexpr const char* kExamples = R"(Examples:
   vert run --detach --name web --kernel ...  the same in the background
   vert ls                                    list running VMs
   vert console web                           attach to a VM's console
+  vert image create disk.qcow2 20G           make an empty disk
   vert bench                                 compare guests with bare metal on this host
   vert explain /usr/bin/env                  show a program's code and its translation
 
@@ -34,6 +35,33 @@ void ensure_standard_descriptors() {
     fd = open("/dev/null", O_RDWR);
   } while (fd >= 0 && fd <= STDERR_FILENO);
   if (fd >= 0) close(fd);
+}
+
+/// No option takes more than its value, and of one that is given again the last counts.
+void set_up(CLI::App& app) {
+  app.allow_extras();
+  app.fallthrough(false);
+  for (CLI::Option* option : app.get_options()) {
+    option->allow_extra_args(false);
+    const bool repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+    if (option->get_items_expected_max() == 1 && !repeatable)
+      option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  }
+  for (CLI::App* command : app.get_subcommands(nullptr)) set_up(*command);
+}
+
+/// The command that was chosen, or the command of a command: "image create".
+struct Chosen {
+  const CLI::App* app;
+  std::string words;
+};
+Chosen chosen_in(const CLI::App& top) {
+  Chosen chosen{&top, ""};
+  for (auto next = top.get_subcommands(); !next.empty(); next = chosen.app->get_subcommands()) {
+    chosen.app = next[0];
+    chosen.words += (chosen.words.empty() ? "" : " ") + chosen.app->get_name();
+  }
+  return chosen;
 }
 
 std::vector<std::string> option_names(const CLI::App& app) {
@@ -51,8 +79,9 @@ std::vector<std::string> command_names(const CLI::App& app) {
 }
 
 /// What to say about an argument that nothing takes.
-Error unexpected_argument(const std::string& argument, const CLI::App& app, bool is_command) {
-  const std::string help = is_command ? "vert " + app.get_name() + " --help" : "vert --help";
+Error unexpected_argument(const std::string& argument, const CLI::App& app, const std::string& words) {
+  const std::string help = words.empty() ? "vert --help" : "vert " + words + " --help";
+  const bool is_command = app.get_subcommands(nullptr).empty();
   const std::string word = argument.substr(0, argument.find('='));
   const bool option = argument.starts_with("-") && argument.size() > 1;
   const auto hint = closest_match(word, option ? option_names(app) : command_names(app));
@@ -68,8 +97,8 @@ Error parse_failure(const CLI::ParseError& error, const CLI::App& app) {
     text = text.substr(0, text.find(':')) + " needs a value";
   }
   std::ranges::replace(text, '\n', ' ');
-  const auto chosen = app.get_subcommands();
-  return {fmt::format("{}; see 'vert {}--help'", text, chosen.empty() ? "" : chosen[0]->get_name() + " ")};
+  const std::string words = chosen_in(app).words;
+  return {fmt::format("{}; see 'vert {}--help'", text, words.empty() ? "" : words + " ")};
 }
 
 Result<int> parse_and_run(int argc, const char* const* argv) {
@@ -87,20 +116,20 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
       return std::unexpected(parse_failure(error, app));
     }
     // --help and --version come as exceptions too.
-    const auto chosen = app.get_subcommands();
+    const auto [chosen, words] = chosen_in(app);
     const bool version = dynamic_cast<const CLI::CallForVersion*>(&error) != nullptr;
-    print_out(version ? std::string(error.what()) + "\n"
-                      : (chosen.empty() ? app.help() : chosen[0]->help("vert")));
+    const std::string parents = words.substr(0, words.rfind(' ') + 1);
+    print_out(version           ? std::string(error.what()) + "\n"
+              : words.empty()   ? app.help()
+              : parents.empty() ? chosen->help("vert")
+                                : chosen->help("vert " + parents.substr(0, parents.size() - 1)));
     return kExitOk;
   }
-  for (const auto& command : commands) {
-    if (!command->app().parsed()) continue;
-    const auto left = command->app().remaining();
-    if (!left.empty()) return std::unexpected(unexpected_argument(left[0], command->app(), true));
-    return command->run();
-  }
-  const auto left = app.remaining();
-  if (!left.empty()) return std::unexpected(unexpected_argument(left[0], app, false));
+  const auto [chosen, words] = chosen_in(app);
+  if (const auto left = chosen->remaining(); !left.empty())
+    return std::unexpected(unexpected_argument(left[0], *chosen, words));
+  for (const auto& command : commands)
+    if (command->app().parsed()) return command->run();
   print_out(app.help());
   return kExitFailure;
 }
@@ -111,18 +140,9 @@ std::vector<std::unique_ptr<Command>> make_commands(CLI::App& app) {
   std::vector<std::unique_ptr<Command>> commands;
   for (const auto make : {make_run_command, make_ls_command, make_info_command, make_console_command,
                           make_stop_command, make_kill_command, make_pause_command, make_resume_command,
-                          make_bench_command, make_explain_command, make_doctor_command})
+                          make_image_command, make_bench_command, make_explain_command, make_doctor_command})
     commands.push_back(make(app));
-  for (const auto& command : commands) {
-    command->app().allow_extras();
-    command->app().fallthrough(false);
-    for (CLI::Option* option : command->app().get_options()) {
-      option->allow_extra_args(false);
-      const bool repeatable = option->get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
-      if (option->get_items_expected_max() == 1 && !repeatable)
-        option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-    }
-  }
+  for (const auto& command : commands) set_up(command->app());
   return commands;
 }
 

@@ -1,13 +1,12 @@
 // `vert stop` and `vert kill`: shut a VM down cleanly, or at once.
 #include <time.h>
-#include <unistd.h>
-
 #include <charconv>
 #include <chrono>
 #include <string>
 
 #include "cli/commands.hpp"
 #include "cli/machine_choice.hpp"
+#include "cli/progress_line.hpp"
 #include "control/client.hpp"
 
 namespace vert::cli {
@@ -55,28 +54,6 @@ Status end_at_once(const control::LivingMachine& machine) {
     return {};
   return control::kill_machine(machine);
 }
-
-/// A line on the terminal, written over again and again while something takes time.
-class ProgressLine {
- public:
-  ProgressLine() : shown_(::isatty(STDERR_FILENO) != 0) {}
-  ~ProgressLine() {
-    if (shown_ && drawn_) print_error("\r\x1b[K");
-  }
-  ProgressLine(const ProgressLine&) = delete;
-  ProgressLine& operator=(const ProgressLine&) = delete;
-  void show(const std::string& text) {
-    if (!shown_ || text == before_) return;
-    before_ = text;
-    drawn_ = true;
-    print_error("\r\x1b[K" + text);
-  }
-
- private:
-  bool shown_;
-  bool drawn_ = false;
-  std::string before_;
-};
 
 class StopCommand final : public Command {
  public:

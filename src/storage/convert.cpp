@@ -1,6 +1,7 @@
 #include "storage/convert.hpp"
 
 #include <algorithm>
+#include <cerrno>
 
 #include "storage/qcow2/qcow2_image.hpp"
 
@@ -53,7 +54,9 @@ class Conversion {
         co_return status;
       }
       done_ += length;
-      if (options_.progress) options_.progress(done_, from_.size());
+      if (!options_.progress || options_.progress(done_, from_.size())) continue;
+      failed_ = true;
+      co_return make_system_error(ECANCELED, "interrupted");
     }
     co_return Status{};
   }

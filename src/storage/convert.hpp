@@ -11,7 +11,8 @@ struct ConvertOptions {
   bool compress = false;  // into a qcow2 image
   /// What `to` reads as where nothing is written; none: zeroes. It is not written again.
   Image* backing = nullptr;
-  std::function<void(u64 done, u64 total)> progress = {};
+  /// False: stop; the error is ECANCELED then.
+  std::function<bool(u64 done, u64 total)> progress = {};
 };
 
 struct ConvertResult {

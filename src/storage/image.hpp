@@ -66,6 +66,7 @@ class Image {
 
 /// The format that a file's first bytes (4 at least) tell; what has no mark is raw.
 [[nodiscard]] Format marked_format(std::span<const u8> start);
+[[nodiscard]] Task<Result<Format>> file_format(ImageFile& file);
 /// Opens the image at `path`. `context` outlives it.
 [[nodiscard]] Task<Result<std::unique_ptr<Image>>> open_image(IoContext& context, std::string path,
                                                               ImageOptions options);

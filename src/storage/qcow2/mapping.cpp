@@ -112,6 +112,25 @@ std::optional<Result<Run>> Mapping::find(u64 guest, u64 length) {
   return run_in(*piece, guest, length);
 }
 
+std::optional<Mapping::Data> Mapping::find_data(u64 guest, u64 length) {
+  const u64 table = l1_[l1_index(guest)] & kOffsetMask;
+  if (table == 0 || geometry_.in_cluster(table) != 0 || geometry_.extended_l2) return std::nullopt;
+  const Place place = place_of(table, guest);
+  const TableCache::Piece* const piece = cache_.find(place.piece);
+  if (piece == nullptr) return std::nullopt;
+  const u64 clusters = geometry_.clusters(geometry_.in_cluster(guest) + length);
+  if (place.index + clusters > cache_.piece_size() / sizeof(u64)) return std::nullopt;
+  const u8* const entries = piece->bytes.get() + place.index * sizeof(u64);
+  const auto first = load_be<u64>(entries);
+  const u64 host = first & kOffsetMask;
+  const bool is_data =
+      host != 0 && geometry_.in_cluster(host) == 0 && (first & (kCompressedFlag | kZeroFlag)) == 0;
+  if (!is_data) return std::nullopt;
+  for (u64 i = 1; i < clusters; ++i)
+    if (load_be<u64>(entries + i * sizeof(u64)) != first + (i << geometry_.cluster_bits)) return std::nullopt;
+  return Data{host + geometry_.in_cluster(guest), (first & kCopied) != 0};
+}
+
 Task<Result<Run>> Mapping::look_up(u64 guest, u64 length) {
   while (true) {
     if (auto found = find(guest, length)) co_return std::move(*found);

@@ -39,7 +39,13 @@ class Mapping {
 
   /// What is at `guest`, up to `length` bytes and the end of what is in memory; none if nothing is.
   [[nodiscard]] std::optional<Result<Run>> find(u64 guest, u64 length);
-  /// The same, read if need be.
+  /// Where all of a range is, if it is data in a row and the L2 table is in memory: the usual case.
+  struct Data {
+    u64 host = 0;
+    bool copied = false;
+  };
+  [[nodiscard]] std::optional<Data> find_data(u64 guest, u64 length);
+  /// The same as find(), read if need be.
   [[nodiscard]] Task<Result<Run>> look_up(u64 guest, u64 length);
 
   /// The L2 entry of the cluster at `guest`, 0 if there is no table.

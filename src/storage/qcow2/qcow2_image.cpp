@@ -31,9 +31,8 @@ Task<Status> Qcow2Image::read(u64 offset, Buffers buffers) {
   const u64 size = total_size(buffers);
   if (size == 0) co_return Status{};
   Status status;
-  const auto run = store_.mapping.find(offset, size);
-  if (run && *run && (*run)->length == size && (*run)->kind == Kind::kData)
-    status = co_await store_.file->read((*run)->host, buffers);
+  if (const auto data = store_.mapping.find_data(offset, size))
+    status = co_await store_.file->read(data->host, buffers);
   else
     status = co_await read_range(offset, buffers);
   if (status) co_return status;

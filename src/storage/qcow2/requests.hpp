@@ -18,8 +18,9 @@ class Requests {
     explicit Request(Requests& all) : all_(all) {}
     ~Request() {
       if (!entered_) return;
-      all_.active_.erase(place_);
-      if (all_.active_.empty()) all_.changed_.wake_all();
+      (before_ != nullptr ? before_->behind_ : all_.first_) = behind_;
+      (behind_ != nullptr ? behind_->before_ : all_.last_) = before_;
+      if (all_.first_ == nullptr) all_.changed_.wake_all();
     }
     Request(const Request&) = delete;
     Request& operator=(const Request&) = delete;
@@ -27,14 +28,19 @@ class Requests {
     [[nodiscard]] bool try_enter() {
       if (all_.excluded_) return false;
       entered_ = true;
-      place_ = all_.active_.insert(all_.active_.end(), all_.next_++);
+      number_ = all_.next_++;
+      before_ = std::exchange(all_.last_, this);
+      (before_ != nullptr ? before_->behind_ : all_.first_) = this;
       return true;
     }
 
    private:
+    friend class Requests;
     Requests& all_;
     bool entered_ = false;
-    std::list<u64>::iterator place_;
+    u64 number_ = 0;
+    Request* before_ = nullptr;  // in the list of those that are active, oldest first
+    Request* behind_ = nullptr;
   };
 
   /// While it lives, and once it has entered, there are no requests.
@@ -54,7 +60,7 @@ class Requests {
         all_.excluded_ = true;
         entered_ = true;
       }
-      return all_.active_.empty();
+      return all_.first_ == nullptr;
     }
 
    private:
@@ -78,7 +84,7 @@ class Requests {
 
   [[nodiscard]] WaitList::Awaiter changed() { return changed_.wait(); }
   /// All requests with a smaller number have ended.
-  [[nodiscard]] u64 oldest() const { return active_.empty() ? next_ : active_.front(); }
+  [[nodiscard]] u64 oldest() const { return first_ == nullptr ? next_ : first_->number_; }
   /// The number that the next request gets.
   [[nodiscard]] u64 next() const { return next_; }
   [[nodiscard]] bool is_written(u64 host, u64 length) const {
@@ -88,7 +94,8 @@ class Requests {
   }
 
  private:
-  std::list<u64> active_;
+  Request* first_ = nullptr;
+  Request* last_ = nullptr;
   std::list<std::pair<u64, u64>> writings_;
   u64 next_ = 0;
   bool excluded_ = false;

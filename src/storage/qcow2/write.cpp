@@ -23,12 +23,12 @@ Task<Status> Qcow2Image::write(u64 offset, Buffers buffers) {
   const u64 size = total_size(buffers);
   if (size == 0) co_return Status{};
   Status status;
-  const auto run = store_.mapping.find(offset, size);
-  if (run && *run && (*run)->length == size && is_in_place(**run)) {
-    status = check_place((*run)->host, size);
+  const auto data = store_.mapping.find_data(offset, size);
+  if (data && data->copied) {
+    status = check_place(data->host, size);
     if (status) {
-      const Requests::Writing writing(store_.requests, (*run)->host, size);
-      status = co_await store_.file->write((*run)->host, buffers);
+      const Requests::Writing writing(store_.requests, data->host, size);
+      status = co_await store_.file->write(data->host, buffers);
     }
   } else {
     status = co_await write_range(offset, buffers);
