@@ -100,7 +100,7 @@ fi
 export mounted
 $apart sh -c '
   for place in $mounted; do
-    while umount "$root/$place" 2>/dev/null; do :; done
+    while umount -l "$root/$place" 2>/dev/null; do :; done
   done
   mke2fs -q -F -t ext4 -L root -U "$root_uuid" -b 4096 -m 1 \
     -E "offset=1048576,hash_seed=$disk_uuid,lazy_itable_init=1,lazy_journal_init=1,nodiscard" \

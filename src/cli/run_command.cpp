@@ -64,6 +64,7 @@ struct RunOptions {
   std::vector<std::string> disks;
   std::vector<std::string> devices;
   std::vector<std::string> debug;
+  bool snapshot = false;
   bool no_reboot = false;
   std::string name;
   bool detach = false;
@@ -126,6 +127,7 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
     VERT_ASSIGN(auto parsed, parse_disk_option(disk));
     config.disks.push_back(std::move(parsed));
   }
+  for (machine::DiskConfig& disk : config.disks) disk.throw_writes_away = options.snapshot;
   if (config.kernel.empty() && config.disks.empty())
     return make_error("nothing to boot: name a disk image or a kernel (see 'vert run --help')");
   VERT_ASSIGN(config.memory_bytes, parse_memory(options.memory));
@@ -203,6 +205,8 @@ class RunCommand final : public Command {
         ->type_name("WHAT")
         ->expected(1)
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+    app_.add_flag("--snapshot", options_.snapshot,
+                  "Throw away at the end what the guest writes to its disks");
     app_.add_flag("--no-reboot", options_.no_reboot, "Exit when the guest resets");
     app_.add_option("--name", options_.name,
                     "Name for 'vert ls', 'vert console' and others (default vm1, vm2, ...)")

@@ -1,11 +1,51 @@
 #include "machine/disks.hpp"
 
+#include <stdlib.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <cstring>
+#include <filesystem>
 #include <fstream>
 
+#include "storage/new_image.hpp"
+
 namespace vert::machine {
+
+namespace {
+
+/// A qcow2 image without a name, in the folder for temporary files, on top of the disk's.
+Result<std::unique_ptr<storage::Image>> open_overlay(storage::IoContext& context, const DiskConfig& config) {
+  storage::ImageOptions base_options = config.image;
+  base_options.read_only = true;
+  storage::NewImage overlay;
+  {
+    VERT_ASSIGN(const auto base, context.complete(storage::open_image(context, config.path, base_options)));
+    overlay.size = base->size();
+    overlay.qcow2.backing_format = base->format() == storage::Format::kRaw ? "raw" : "qcow2";
+  }
+  std::error_code error;
+  const auto absolute = std::filesystem::absolute(config.path, error);
+  if (error) return make_error("'{}': {}", config.path, error.message());
+  overlay.qcow2.backing_file = absolute.string();
+  const char* const folder = std::getenv("TMPDIR");
+  std::string path =
+      std::string(folder != nullptr && *folder != 0 ? folder : "/tmp") + "/vert-snapshot.XXXXXX";
+  const base::Fd file(::mkstemp(path.data()));
+  if (!file.valid()) return make_system_error(errno, path);
+  storage::ImageOptions options;
+  options.format = storage::Format::kQcow2;
+  options.cache = storage::CacheMode::kUnsafe;
+  Status created = context.complete(storage::create_image(context, path, overlay));
+  auto image = created ? context.complete(storage::open_image(context, path, options))
+                       : Result<std::unique_ptr<storage::Image>>(std::unexpected(created.error()));
+  ::unlink(path.c_str());
+  return image;
+}
+
+}  // namespace
 
 bool is_disk(const std::string& path) {
   constexpr std::size_t kBootMark = 510;
@@ -24,7 +64,9 @@ bool is_disk(const std::string& path) {
 Result<std::unique_ptr<device::virtio::Block>> open_disk(const DiskConfig& config, unsigned cpus,
                                                          std::function<void()> on_full) {
   VERT_ASSIGN(auto context, storage::IoContext::create());
-  VERT_ASSIGN(auto image, context->complete(storage::open_image(*context, config.path, config.image)));
+  VERT_ASSIGN(auto image, config.throw_writes_away
+                              ? open_overlay(*context, config)
+                              : context->complete(storage::open_image(*context, config.path, config.image)));
   const auto queues = std::min<unsigned>(cpus, device::virtio::Block::kMaxQueues);
   return device::virtio::Block::create(
       std::move(context), std::move(image),

@@ -14,7 +14,8 @@ namespace vert::machine {
 struct DiskConfig {
   std::string path;
   storage::ImageOptions image{};
-  std::string serial{};  // at most device::virtio::block::kIdSize bytes
+  bool throw_writes_away = false;  // at the end; the image stays as it is
+  std::string serial{};            // at most device::virtio::block::kIdSize bytes
 };
 
 /// Whether a file is a whole disk, by its first bytes: an image format's mark, a partition table or ext4.

@@ -70,6 +70,19 @@ TEST(DiskTest, LinuxReadsAndWritesIt) {
   EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
 }
 
+TEST(DiskTest, ASnapshotLeavesTheImageAsItIs) {
+  const DiskFile disk(64 << 20);
+  auto started = LinuxGuest::start(
+      {.disks = {disk.path()}, .modules = kModules, .load_modules = true, .options = {"--snapshot"}});
+  if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
+  LinuxGuest& guest = **started;
+  ASSERT_TRUE(guest.wait_for_shell()) << guest.process().output() << guest.process().errors();
+  EXPECT_EQ(guest.shell("echo gone >/dev/vda; sync; echo 3 >/proc/sys/vm/drop_caches; head -c 4 /dev/vda"),
+            "gone");
+  EXPECT_EQ(guest.power_off().status, 0) << guest.process().output();
+  EXPECT_EQ(disk.text(0, 4), std::string(4, '\0'));
+}
+
 TEST(DiskTest, BootsWhatItsFileSystemHolds) {
   auto started = LinuxGuest::start({.modules = kModules, .from_disk = true});
   if (!started) GTEST_SKIP() << "SKIP: " << started.error().message;
