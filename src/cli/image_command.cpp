@@ -5,6 +5,7 @@ namespace vert::cli {
 namespace {
 
 constexpr const char* kExamples = R"(Examples:
+  vert image build debian -o debian.qcow2    a Debian, made from its packages; then: vert run debian.qcow2
   vert image create disk.qcow2 20G           an empty disk that grows as it is written
   vert image create -b base.qcow2 vm1.qcow2  a disk that starts as base.qcow2 and stores what differs
   vert image info disk.qcow2                 size, format, snapshots
@@ -19,8 +20,9 @@ class ImageCommand final : public Command {
  public:
   explicit ImageCommand(CLI::App& parent) : app_(*parent.add_subcommand("image", "Work on disk images")) {
     app_.footer(kExamples);
-    for (const auto make : {make_image_create_command, make_image_info_command, make_image_convert_command,
-                            make_image_check_command, make_image_resize_command, make_image_snapshot_command})
+    for (const auto make : {make_image_build_command, make_image_create_command, make_image_info_command,
+                            make_image_convert_command, make_image_check_command, make_image_resize_command,
+                            make_image_snapshot_command})
       commands_.push_back(make(app_));
   }
 

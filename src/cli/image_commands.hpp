@@ -5,6 +5,7 @@
 
 namespace vert::cli {
 
+[[nodiscard]] std::unique_ptr<Command> make_image_build_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_image_create_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_image_info_command(CLI::App& parent);
 [[nodiscard]] std::unique_ptr<Command> make_image_convert_command(CLI::App& parent);
