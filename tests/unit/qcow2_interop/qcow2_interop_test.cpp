@@ -177,6 +177,8 @@ class Sequence {
               [&](const std::string& name) { return qemu_snapshot("-d", name); }));
           break;
         case 1:
+          // QEMU does not grow what may have to hide a larger backing image without zero clusters.
+          if (version_ == 2 && is_backed_) break;
           ASSERT_NO_FATAL_FAILURE(resize([&](u64 size) {
             return test::run_tool(fmt::format("qemu-img resize -q --shrink -f qcow2 {} {}", path_, size))
                        .status == 0;
