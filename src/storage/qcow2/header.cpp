@@ -28,13 +28,6 @@ std::string text_of(std::span<const u8> bytes) {
   return text.substr(0, text.find('\0'));
 }
 
-/// For messages: a name from an image can hold anything.
-std::string printable(std::string text) {
-  std::ranges::replace_if(
-      text, [](char c) { return c < ' ' || c > '~'; }, '?');
-  return text;
-}
-
 struct Extensions {
   std::optional<std::string> backing_format;
   std::optional<std::vector<u8>> bitmaps;
@@ -157,6 +150,14 @@ std::span<const u8> bytes_of(const std::string& text) {
 }
 
 }  // namespace
+
+std::string printable(std::string text) {
+  constexpr std::size_t kLongest = 200;
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  for (char& c : text)
+    if (c < ' ' || c > '~') c = '?';
+  return text;
+}
 
 Result<unsigned> parse_cluster_bits(std::span<const u8> start) {
   if (load_be<u32>(start.data()) != kMagic) return make_error("it is not a qcow2 image");

@@ -44,6 +44,8 @@ struct Header {
   [[nodiscard]] Result<std::vector<u8>> encode() const;
 };
 
+/// A name from an image, for messages: it can hold anything, and be long.
+[[nodiscard]] std::string printable(std::string text);
 /// cluster_bits, from the first bytes (24 at least), to know how much to read. Error: not a qcow2 image.
 [[nodiscard]] Result<unsigned> parse_cluster_bits(std::span<const u8> start);
 /// `cluster` is the image's first cluster, or what the file has of it. The error says what the image needs

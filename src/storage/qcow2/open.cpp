@@ -32,7 +32,8 @@ Result<std::string> backing_path(const ImageFile& overlay, std::string name) {
   if (name.starts_with("file:")) {
     name = name.substr(5);
   } else if (const auto colon = name.find(':'); colon != std::string::npos && name.find('/') > colon) {
-    return make_error("'{}' has the backing file '{}', and vert can only use files", overlay.path(), name);
+    return make_error("'{}' has the backing file '{}', and vert can only use files", overlay.path(),
+                      printable(name));
   }
   if (name.starts_with("/")) return name;
   return (std::filesystem::path(overlay.path()).parent_path() / name).string();
@@ -47,7 +48,7 @@ Task<Result<std::unique_ptr<Image>>> open_backing(IoContext& context, const Imag
     const auto& name = *header.backing_format;
     if (name != "raw" && name != "qcow2" && name != "file")
       co_return make_error("'{}' has a backing file of the format '{}'; vert knows raw and qcow2",
-                           overlay.path(), name);
+                           overlay.path(), printable(name));
     options.format = name == "qcow2" ? Format::kQcow2 : Format::kRaw;
   }
   options.overlays.push_back(overlay.identity());
@@ -84,7 +85,7 @@ Task<Status> Qcow2Image::open_snapshot(std::string which) {
   const Snapshot* const snapshot = find_snapshot(store_.snapshots, which);
   if (snapshot == nullptr)
     co_return make_error("'{}' has no snapshot '{}'; see 'vert image snapshot {}'", store_.file->path(),
-                         which, store_.file->path());
+                         printable(which), store_.file->path());
   VERT_CO_TRY(co_await store_.mapping.load(snapshot->l1_offset, snapshot->l1_entries));
   size_ = snapshot->disk_size / kSectorSize * kSectorSize;
   co_return Status{};

@@ -63,7 +63,7 @@ Task<Status> ReferenceCount::count_all() {
     count(snapshot.l1_offset, u64{snapshot.l1_entries} * 8, 1, "a snapshot's L1 table");
     // Snapshots that share a table would let the work grow without bounds.
     if (std::ranges::count(seen, snapshot.l1_offset) != 0) {
-      report_(fmt::format("the L1 table of snapshot {} is another snapshot's, too", snapshot.id));
+      report_(fmt::format("the L1 table of snapshot {} is another snapshot's, too", printable(snapshot.id)));
       continue;
     }
     seen.push_back(snapshot.l1_offset);

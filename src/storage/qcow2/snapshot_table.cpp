@@ -40,14 +40,15 @@ class TableReader {
 
 Status check_snapshot(const ImageFile& file, const Header& header, const Snapshot& snapshot) {
   if (header.geometry.in_cluster(snapshot.l1_offset) != 0 || snapshot.l1_entries * u64{8} > kMaxL1Bytes)
-    return corruption("'{}' is corrupt: snapshot {} has an impossible L1 table", file.path(), snapshot.id);
+    return corruption("'{}' is corrupt: snapshot {} has an impossible L1 table", file.path(),
+                      printable(snapshot.id));
   if (header.geometry.l1_entries(snapshot.disk_size) > snapshot.l1_entries)
     return corruption("'{}' is corrupt: the L1 table of snapshot {} is too small for {} bytes", file.path(),
-                      snapshot.id, snapshot.disk_size);
+                      printable(snapshot.id), snapshot.disk_size);
   VERT_ASSIGN(const u64 size, file.size());
   if (snapshot.l1_offset > size || snapshot.l1_entries * u64{8} > size - snapshot.l1_offset)
     return corruption("'{}' is corrupt: the L1 table of snapshot {} lies behind the file's end", file.path(),
-                      snapshot.id);
+                      printable(snapshot.id));
   return {};
 }
 

@@ -155,6 +155,14 @@ TEST_F(Qcow2HeaderTest, BackingFilesOverTheNetworkAreRefused) {
             "'" + path_ + "' has the backing file 'nbd:localhost:10809', and vert can only use files");
 }
 
+TEST_F(Qcow2HeaderTest, NamesFromAnImageDoNotBreakTheLine) {
+  CreateOptions options;
+  options.backing_file = "a:\n\x1b[2J" + std::string(900, 'b');
+  options.backing_format = "raw";
+  create(options);
+  EXPECT_LT(refusal().size(), 500U);
+}
+
 TEST_F(Qcow2HeaderTest, AnImageThatIsMarkedAsCorruptCanOnlyBeRead) {
   test::patch_be<u64>(path_, 72, kIncompatibleCorrupt);
   EXPECT_EQ(refusal(true), "");
