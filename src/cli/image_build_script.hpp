@@ -76,7 +76,7 @@ fi
 : >"$root/etc/machine-id"  # each machine gets its own
 rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/ldconfig/* "$root"/var/cache/debconf/*-old
-rm -rf "$root"/var/lib/dpkg/*-old "$root"/tmp/*
+rm -rf "$root"/var/lib/dpkg/*-old
 find "$root" -xdev -newermt "@$seconds" -exec touch -h -d "@$seconds" {} + 2>/dev/null || true
 
 say writing the disk
@@ -98,6 +98,9 @@ if [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null; then
   mounted='proc sys dev/pts dev/shm dev'
 fi
 export mounted
+# Nor is what it keeps in /tmp: its apt configuration, which it needs again after this.
+mkdir "$here/disk/tmp"
+mv "$root"/tmp/* "$here/disk/tmp"
 $apart sh -c '
   for place in $mounted; do
     while umount -l "$root/$place" 2>/dev/null; do :; done
@@ -105,6 +108,7 @@ $apart sh -c '
   mke2fs -q -F -t ext4 -L root -U "$root_uuid" -b 4096 -m 1 \
     -E "offset=1048576,hash_seed=$disk_uuid,lazy_itable_init=1,lazy_journal_init=1,nodiscard" \
     -d "$root" "$disk" $(((size - 2 * 1048576) / 4096))' >&2
+mv "$here"/disk/tmp/* "$root/tmp"
 chmod 666 "$disk"
 )script";
 
