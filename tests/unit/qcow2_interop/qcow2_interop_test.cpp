@@ -154,7 +154,7 @@ class Sequence {
         return snapshot([&](const std::string& name) { return image.snapshot(name).has_value(); },
                         [&](const std::string& name) { return image.apply(name).has_value(); },
                         [&](const std::string& name) { return image.remove(name).has_value(); });
-      case 5: return resize([&](u64 size) { return image.resize(size).has_value(); });
+      case 5: return resize(512, [&](u64 size) { return image.resize(size).has_value(); });
       default:
         fill(range, value);
         const auto status = image.write(range.offset, std::span(model_).subspan(range.offset, range.length));
@@ -179,7 +179,8 @@ class Sequence {
         case 1:
           // QEMU does not grow what may have to hide a larger backing image without zero clusters.
           if (version_ == 2 && is_backed_) break;
-          ASSERT_NO_FATAL_FAILURE(resize([&](u64 size) {
+          // Within a cluster, what it has cut off comes back when it grows the disk again.
+          ASSERT_NO_FATAL_FAILURE(resize(cluster_, [&](u64 size) {
             return test::run_tool(fmt::format("qemu-img resize -q --shrink -f qcow2 {} {}", path_, size))
                        .status == 0;
           }));
@@ -249,9 +250,10 @@ class Sequence {
     }
   }
 
+  /// To a multiple of `step`.
   template <typename Resize>
-  void resize(Resize resize) {
-    const u64 size = (1 + random_.below(6000)) * 512;
+  void resize(u64 step, Resize resize) {
+    const u64 size = (1 + random_.below(std::max<u64>(6000 * 512 / step, 1))) * step;
     if (!snapshots_.empty() && (version_ == 2 || size < model_.size())) return;
     ASSERT_TRUE(resize(size)) << model_.size() << " to " << size;
     model_.resize(size);
