@@ -1,6 +1,7 @@
 #include "device/legacy/i8254.hpp"
 
 #include <algorithm>
+#include <utility>
 
 #include "device/legacy/tick_clock.hpp"
 
@@ -43,7 +44,18 @@ i64 I8254::now() const { return static_cast<i64>(ticks_at(time_.now_ns(), kI8254
 
 u8 I8254::read_timer(u64 offset) {
   const std::lock_guard lock(mutex_);
-  return offset < channels_.size() ? channels_[offset].read_data(now()) : u8{0xff};
+  if (offset >= channels_.size()) return 0xff;
+  const i64 tick = now();
+  return look_at(offset, tick).read_data(tick);
+}
+
+/// Guests measure their TSC by counter 2: they start it, read the TSC, and look until OUT is high. A vCPU
+/// that loses its processor after the first step would find less time than the counter had, and its clock
+/// would run fast ever after. So a count that is not periodic begins when it is first looked at; nobody hears
+/// it.
+I8254Channel& I8254::look_at(u64 channel, i64 tick) {
+  if (channel == 2 && std::exchange(counter2_unseen_, false)) channels_[2].begin_late(tick);
+  return channels_[channel];
 }
 
 void I8254::write_timer(u64 offset, u8 value) {
@@ -52,6 +64,7 @@ void I8254::write_timer(u64 offset, u8 value) {
   sync(tick);
   if (offset < channels_.size()) {
     channels_[offset].write_data(tick, value);
+    counter2_unseen_ = counter2_unseen_ || offset == 2;
   } else {
     write_control(tick, value);
   }
@@ -61,7 +74,7 @@ void I8254::write_timer(u64 offset, u8 value) {
 void I8254::write_control(i64 tick, u8 value) {
   const unsigned select = value >> 6;
   if (select == 3) return read_back(tick, value);
-  if ((value & 0x30) == 0) return channels_[select].latch_count(tick);
+  if ((value & 0x30) == 0) return look_at(select, tick).latch_count(tick);
   channels_[select].write_control(value);
   if (select == 0) backlog_ = 0;
 }
@@ -69,8 +82,8 @@ void I8254::write_control(i64 tick, u8 value) {
 void I8254::read_back(i64 tick, u8 command) {
   for (unsigned i = 0; i < channels_.size(); ++i) {
     if ((command & 2u << i) == 0) continue;
-    if ((command & 0x20) == 0) channels_[i].latch_count(tick);
-    if ((command & 0x10) == 0) channels_[i].latch_status(tick);
+    if ((command & 0x20) == 0) look_at(i, tick).latch_count(tick);
+    if ((command & 0x10) == 0) look_at(i, tick).latch_status(tick);
   }
 }
 
@@ -79,14 +92,16 @@ u8 I8254::read_speaker() {
   const i64 tick = now();
   unsigned value = speaker_;
   if ((tick / kRefreshTicks & 1) != 0) value |= kSpeakerRefresh;
-  if (channels_[2].out(tick)) value |= kSpeakerOut;
+  if (look_at(2, tick).out(tick)) value |= kSpeakerOut;
   return static_cast<u8>(value);
 }
 
 void I8254::write_speaker(u8 value) {
   const std::lock_guard lock(mutex_);
+  const bool gate = (value & kSpeakerGate) != 0;
+  counter2_unseen_ = counter2_unseen_ || (gate && (speaker_ & kSpeakerGate) == 0);
   speaker_ = value & kSpeakerWritable;
-  channels_[2].set_gate(now(), (value & kSpeakerGate) != 0);
+  channels_[2].set_gate(now(), gate);
 }
 
 void I8254::on_timer() {
@@ -160,6 +175,7 @@ Status I8254::restore(const base::Document& document) {
   if (!good || state.last_interrupt_tick > now() || state.last_interrupt_tick < 0)
     return make_error("saved state of the i8254 is out of range");
   channels_ = channels;
+  counter2_unseen_ = false;
   speaker_ = state.speaker;
   backlog_ = state.backlog;
   last_interrupt_tick_ = state.last_interrupt_tick;
@@ -172,6 +188,7 @@ Status I8254::restore(const base::Document& document) {
 void I8254::reset() {
   const std::lock_guard lock(mutex_);
   channels_ = {};
+  counter2_unseen_ = false;
   channels_[2].set_gate(now(), false);
   speaker_ = 0;
   backlog_ = 0;

@@ -61,6 +61,8 @@ class I8254 {
   [[nodiscard]] u8 read_speaker();
   void write_speaker(u8 value);
 
+  [[nodiscard]] I8254Channel& look_at(u64 channel, i64 tick);
+
   void on_timer();
   /// Raises what interrupts are due and arms the timer for the next.
   void sync(i64 now);
@@ -78,6 +80,7 @@ class I8254 {
   u8 speaker_ = 0;
   u64 backlog_ = 0;
   i64 last_interrupt_tick_ = 0;
+  bool counter2_unseen_ = false;  // nobody has looked since it was started
   std::optional<i64> armed_tick_;
   std::unique_ptr<base::Timer> timer_;  // last: its destructor waits for on_timer()
 };

@@ -151,6 +151,11 @@ void I8254Channel::set_gate(i64 now, bool level) {
   }
 }
 
+void I8254Channel::begin_late(i64 now) {
+  if (state_.phase != Phase::kCounting || is_periodic(state_.mode)) return;
+  state_.start_tick = std::max(state_.start_tick, now);
+}
+
 i64 I8254Channel::elapsed(i64 now) const {
   return state_.phase == Phase::kCounting ? std::max<i64>(0, now - state_.start_tick) : state_.frozen_ticks;
 }

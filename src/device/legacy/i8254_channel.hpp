@@ -74,6 +74,8 @@ class I8254Channel {
   void latch_count(i64 now);
   void latch_status(i64 now);
   void set_gate(i64 now, bool level);
+  /// A count that is not periodic and has begun, begins now.
+  void begin_late(i64 now);
 
   [[nodiscard]] bool out(i64 now);
   /// Rising edges of OUT that counting brought since the last call.

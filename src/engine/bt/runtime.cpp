@@ -192,6 +192,8 @@ ExitInfo Runtime::run(cpu::CpuState& state, u64 budget) {
   while (!info) info = must_step() ? step(translatable(*state_) ? 1 : std::min(left(), kForeignSteps)) : go();
   export_state();
   _writegsbase_u64(outer_gs);
+  // Threads come and go, and a new one may get the identifier of one that has gone.
+  owner_.store({}, std::memory_order_relaxed);
   info->instructions = executed_;
   return *info;
 }
