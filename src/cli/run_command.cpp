@@ -129,7 +129,8 @@ Result<machine::MachineConfig> make_config(const RunOptions& options) {
   }
   for (machine::DiskConfig& disk : config.disks) disk.throw_writes_away = options.snapshot;
   if (config.kernel.empty() && config.disks.empty())
-    return make_error("nothing to boot: name a disk image or a kernel (see 'vert run --help')");
+    return make_error(
+        "nothing to boot: name a disk image, or a kernel with --kernel FILE (see 'vert run --help')");
   VERT_ASSIGN(config.memory_bytes, parse_memory(options.memory));
   VERT_ASSIGN(config.cpus, parse_cpus(options.cpus));
   VERT_TRY(check_engine(options.engine));
