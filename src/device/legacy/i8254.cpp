@@ -49,12 +49,12 @@ u8 I8254::read_timer(u64 offset) {
   return look_at(offset, tick).read_data(tick);
 }
 
-/// Guests measure their TSC by counter 2: they start it, read the TSC, and look until OUT is high. A vCPU
-/// that loses its processor after the first step would find less time than the counter had, and its clock
-/// would run fast ever after. So a count that is not periodic begins when it is first looked at; nobody hears
-/// it.
+/// Guests measure their TSC by counter 2: they start it, then read the TSC and look, again and again, until
+/// OUT is high. A vCPU that loses its processor before the first look or the last would find less time on its
+/// TSC than the counter had, and its clock would run fast ever after. So a count that is not periodic, which
+/// nobody hears, begins when it is first looked at, and goes on by kLongestGap between two looks at most.
 I8254Channel& I8254::look_at(u64 channel, i64 tick) {
-  if (channel == 2 && std::exchange(counter2_unseen_, false)) channels_[2].begin_late(tick);
+  if (channel == 2) counter2_most_ = channels_[2].count_at_most(tick, counter2_most_) + kLongestGap;
   return channels_[channel];
 }
 
@@ -64,7 +64,7 @@ void I8254::write_timer(u64 offset, u8 value) {
   sync(tick);
   if (offset < channels_.size()) {
     channels_[offset].write_data(tick, value);
-    counter2_unseen_ = counter2_unseen_ || offset == 2;
+    if (offset == 2) counter2_most_ = 0;
   } else {
     write_control(tick, value);
   }
@@ -99,9 +99,10 @@ u8 I8254::read_speaker() {
 void I8254::write_speaker(u8 value) {
   const std::lock_guard lock(mutex_);
   const bool gate = (value & kSpeakerGate) != 0;
-  counter2_unseen_ = counter2_unseen_ || (gate && (speaker_ & kSpeakerGate) == 0);
   speaker_ = value & kSpeakerWritable;
-  channels_[2].set_gate(now(), gate);
+  const i64 tick = now();
+  counter2_most_ = channels_[2].count_at_most(tick, counter2_most_);
+  channels_[2].set_gate(tick, gate);
 }
 
 void I8254::on_timer() {
@@ -175,7 +176,7 @@ Status I8254::restore(const base::Document& document) {
   if (!good || state.last_interrupt_tick > now() || state.last_interrupt_tick < 0)
     return make_error("saved state of the i8254 is out of range");
   channels_ = channels;
-  counter2_unseen_ = false;
+  counter2_most_ = kI8254Hertz;  // more than a count has
   speaker_ = state.speaker;
   backlog_ = state.backlog;
   last_interrupt_tick_ = state.last_interrupt_tick;
@@ -188,7 +189,7 @@ Status I8254::restore(const base::Document& document) {
 void I8254::reset() {
   const std::lock_guard lock(mutex_);
   channels_ = {};
-  counter2_unseen_ = false;
+  counter2_most_ = 0;
   channels_[2].set_gate(now(), false);
   speaker_ = 0;
   backlog_ = 0;

@@ -41,6 +41,7 @@ struct I8254State {
 class I8254 {
  public:
   static constexpr i64 kShortestInterval = 119;  // ticks, 100 us
+  static constexpr i64 kLongestGap = 597;        // ticks, 500 us
 
   /// `line` is IRQ 0.
   I8254(base::TimeService& time, InterruptLine& line);
@@ -80,7 +81,7 @@ class I8254 {
   u8 speaker_ = 0;
   u64 backlog_ = 0;
   i64 last_interrupt_tick_ = 0;
-  bool counter2_unseen_ = false;  // nobody has looked since it was started
+  i64 counter2_most_ = 0;  // ticks that it may have counted when it is next looked at
   std::optional<i64> armed_tick_;
   std::unique_ptr<base::Timer> timer_;  // last: its destructor waits for on_timer()
 };

@@ -151,9 +151,10 @@ void I8254Channel::set_gate(i64 now, bool level) {
   }
 }
 
-void I8254Channel::begin_late(i64 now) {
-  if (state_.phase != Phase::kCounting || is_periodic(state_.mode)) return;
-  state_.start_tick = std::max(state_.start_tick, now);
+i64 I8254Channel::count_at_most(i64 now, i64 most) {
+  if (state_.phase == Phase::kCounting && !is_periodic(state_.mode))
+    state_.start_tick = std::max(state_.start_tick, now - most);
+  return elapsed(now);
 }
 
 i64 I8254Channel::elapsed(i64 now) const {

@@ -74,8 +74,9 @@ class I8254Channel {
   void latch_count(i64 now);
   void latch_status(i64 now);
   void set_gate(i64 now, bool level);
-  /// A count that is not periodic and has begun, begins now.
-  void begin_late(i64 now);
+  /// Has a count that is not periodic begin later if more than `most` ticks are counted by now; returns how
+  /// many are.
+  i64 count_at_most(i64 now, i64 most);
 
   [[nodiscard]] bool out(i64 now);
   /// Rising edges of OUT that counting brought since the last call.
