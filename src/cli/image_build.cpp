@@ -55,9 +55,12 @@ class WorkFolder {
     std::string path = std::string(base != nullptr && *base != 0 ? base : "/tmp") + "/vert-build.XXXXXX";
     if (::mkdtemp(path.data()) == nullptr) return make_system_error(errno, "cannot make " + path);
     auto folder = std::unique_ptr<WorkFolder>(new WorkFolder(std::move(path)));
-    // In a user namespace the script is somebody else, who has to find it and to write the disk.
-    if (::chmod(folder->path_.c_str(), 0711) != 0 || ::mkdir(folder->disk_folder().c_str(), 0777) != 0 ||
-        ::chmod(folder->disk_folder().c_str(), 0777) != 0)
+    if (::mkdir(folder->disk_folder().c_str(), 0700) != 0) return make_system_error(errno, folder->path_);
+    // In a user namespace the script is somebody else, who has to find it and to write the disk. Root keeps
+    // both for itself: what others put there, the script would follow with root's rights.
+    const bool is_root = ::geteuid() == 0;
+    if (!is_root &&
+        (::chmod(folder->path_.c_str(), 0711) != 0 || ::chmod(folder->disk_folder().c_str(), 0777) != 0))
       return make_system_error(errno, folder->path_);
     return folder;
   }
