@@ -21,3 +21,9 @@ extern "C" [[gnu::no_sanitize_coverage]] void __wrap___sanitizer_cov_trace_pc() 
   const auto at = reinterpret_cast<vert::u64>(__builtin_return_address(0));
   ++*(counters.data() + (at * 0x9E37'79B9'7F4A'7C15 >> (64 - kCounterBits)));
 }
+
+// g++ tells of comparisons of floats, too; libFuzzer has no use for them.
+// NOLINTBEGIN(bugprone-reserved-identifier)
+extern "C" [[gnu::no_sanitize_coverage]] void __sanitizer_cov_trace_cmpf(float /*a*/, float /*b*/) {}
+extern "C" [[gnu::no_sanitize_coverage]] void __sanitizer_cov_trace_cmpd(double /*a*/, double /*b*/) {}
+// NOLINTEND(bugprone-reserved-identifier)
