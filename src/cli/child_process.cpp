@@ -17,19 +17,21 @@ namespace vert::cli {
 namespace {
 
 /// Between fork and exec: only async-signal-safe calls. Never returns.
-[[noreturn]] void become(char* const* argv, int output) {
+[[noreturn]] void become(char* const* argv, int output, const ChildProcess::Options& options) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   const int nothing = open("/dev/null", O_RDONLY);
   dup2(nothing, STDIN_FILENO);
   dup2(output, STDOUT_FILENO);
   dup2(output, STDERR_FILENO);
+  if (options.kept >= 0) fcntl(options.kept, F_SETFD, 0);
+  if (options.own_group) setpgid(0, 0);
   execvp(argv[0], argv);
   _exit(127);
 }
 
 }  // namespace
 
-Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& argv) {
+Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& argv, const Options& options) {
   std::array<int, 2> ends{};
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return make_system_error(errno, "no pipe");
   base::Fd reading(ends[0]);
@@ -39,7 +41,8 @@ Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& argv) {
   arguments.push_back(nullptr);
   const pid_t pid = fork();
   if (pid < 0) return make_system_error(errno, "cannot start " + argv[0]);
-  if (pid == 0) become(arguments.data(), writing.get());
+  if (pid == 0) become(arguments.data(), writing.get(), options);
+  if (options.own_group) setpgid(pid, pid);  // whoever of the two is first
   return ChildProcess(pid, std::move(reading));
 }
 

@@ -1,6 +1,8 @@
 #include "cli/image_build.hpp"
 
 #include <crypt.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -13,8 +15,10 @@
 #include <filesystem>
 #include <memory>
 
+#include "base/fd.hpp"
 #include "cli/child_process.hpp"
 #include "cli/commands.hpp"
+#include "cli/file_system_times.hpp"
 #include "cli/image_build_script.hpp"
 #include "cli/text.hpp"
 #include "storage/convert.hpp"
@@ -27,6 +31,11 @@ namespace fs = std::filesystem;
 
 constexpr u64 kMinSize = u64{1} << 30;
 constexpr u64 kMebibyte = u64{1} << 20;
+constexpr u64 kPartitionOffset = u64{1} << 20;
+constexpr i64 kLastTime = 0x7FFF'FFFF;  // of ext4 without its extension
+/// What packages take for the present while they are installed, unless the user says. It shows in the initial
+/// RAM disk and in when passwords were last changed.
+constexpr i64 kInstallTime = 1'704'067'200;   // 2024
 constexpr std::chrono::minutes kSilence{15};  // of mmdebstrap, on a slow network
 
 /// What a system needs to start, to be logged in to, and to install more.
@@ -35,6 +44,11 @@ constexpr std::array kBasePackages = {
     "iputils-ping", "procps",           "netbase",        "less", "vim-tiny",       "zstd", "initramfs-tools",
     "e2fsprogs",    "ca-certificates",  "bash-completion"};
 constexpr std::string_view kKernel = "linux-image-cloud-amd64";
+
+constexpr std::string_view kNoMode = "unable to pick chroot mode";
+constexpr std::string_view kNoModeAdvice =
+    "this user may not use user namespaces: apt install uidmap and give the user lines in /etc/subuid and "
+    "/etc/subgid, or apt install fakechroot fakeroot, or build as root";
 
 constexpr std::array kSteps = {
     BuildStep{"running apt-get update", "reading the package lists", 0},
@@ -47,7 +61,9 @@ constexpr std::array kSteps = {
     BuildStep{"vert: converting", "making the image smaller", 88},
 };
 
-/// A folder in the one for temporary files, gone with all that is in it.
+/// A folder in the one for temporary files, gone with all that is in it. Only this user may enter it. In a
+/// user namespace the script is somebody else: it enters by a descriptor that it inherits, and may do all it
+/// likes in the folder inside.
 class WorkFolder {
  public:
   static Result<std::unique_ptr<WorkFolder>> create() {
@@ -55,13 +71,11 @@ class WorkFolder {
     std::string path = std::string(base != nullptr && *base != 0 ? base : "/tmp") + "/vert-build.XXXXXX";
     if (::mkdtemp(path.data()) == nullptr) return make_system_error(errno, "cannot make " + path);
     auto folder = std::unique_ptr<WorkFolder>(new WorkFolder(std::move(path)));
-    if (::mkdir(folder->disk_folder().c_str(), 0700) != 0) return make_system_error(errno, folder->path_);
-    // In a user namespace the script is somebody else, who has to find it and to write the disk. Root keeps
-    // both for itself: what others put there, the script would follow with root's rights.
-    const bool is_root = ::geteuid() == 0;
-    if (!is_root &&
-        (::chmod(folder->path_.c_str(), 0711) != 0 || ::chmod(folder->disk_folder().c_str(), 0777) != 0))
-      return make_system_error(errno, folder->path_);
+    const std::string inner = folder->inner();
+    if (::mkdir(inner.c_str(), 0700) != 0 || ::chmod(inner.c_str(), 0777) != 0)
+      return make_system_error(errno, inner);
+    folder->entry_ = base::Fd(::open(inner.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!folder->entry_.valid()) return make_system_error(errno, inner);
     return folder;
   }
   ~WorkFolder() {
@@ -71,14 +85,56 @@ class WorkFolder {
   WorkFolder(const WorkFolder&) = delete;
   WorkFolder& operator=(const WorkFolder&) = delete;
 
-  [[nodiscard]] std::string script() const { return path_ + "/customize.sh"; }
-  [[nodiscard]] std::string settings() const { return path_ + "/settings"; }
-  [[nodiscard]] std::string disk() const { return disk_folder() + "/disk.raw"; }
+  /// For a file that the script reads.
+  [[nodiscard]] Status put(const std::string& name, std::string_view text) const {
+    const std::string path = inner() + "/" + name;
+    VERT_TRY(write_file(path, text));
+    if (::chmod(path.c_str(), 0644) != 0) return make_system_error(errno, path);
+    return {};
+  }
+  [[nodiscard]] std::string disk() const { return inner() + "/disk.raw"; }
+  /// For a program to inherit.
+  [[nodiscard]] int entry() const { return entry_.get(); }
 
  private:
   explicit WorkFolder(std::string path) : path_(std::move(path)) {}
-  [[nodiscard]] std::string disk_folder() const { return path_ + "/disk"; }
+  [[nodiscard]] std::string inner() const { return path_ + "/shared"; }
   const std::string path_;
+  base::Fd entry_;
+};
+
+/// While it exists, signals that ask vert to end go to mmdebstrap and all that it runs, which tidy up first.
+class Interruption {
+ public:
+  Interruption() {
+    g_signal = 0;
+    struct sigaction action = {};
+    action.sa_handler = [](int number) {
+      g_signal = number;
+      if (g_group > 0) ::kill(-g_group, number);
+    };
+    for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &action, &before_[i]);
+  }
+  ~Interruption() {
+    for (std::size_t i = 0; i < kSignals.size(); ++i) ::sigaction(kSignals[i], &before_[i], nullptr);
+  }
+  Interruption(const Interruption&) = delete;
+  Interruption& operator=(const Interruption&) = delete;
+
+  static void pass_on_to(pid_t group) {
+    g_group = group;
+    if (g_signal != 0 && group > 0) ::kill(-group, g_signal);  // it came before there was anybody
+  }
+  static Status check() {
+    if (g_signal != 0) return make_error("interrupted");
+    return {};
+  }
+
+ private:
+  static constexpr std::array kSignals = {SIGINT, SIGTERM, SIGHUP};
+  static inline volatile sig_atomic_t g_signal = 0;
+  static inline volatile sig_atomic_t g_group = 0;
+  std::array<struct sigaction, kSignals.size()> before_{};
 };
 
 /// FNV-1a, which is the same everywhere.
@@ -86,14 +142,6 @@ u64 hash_of(std::string_view text, u64 start) {
   u64 hash = 0xCBF2'9CE4'8422'2325 ^ start;
   for (const char c : text) hash = (hash ^ static_cast<u8>(c)) * 0x100'0000'01B3;
   return hash;
-}
-
-/// A UUID of version 8 that is the same for the same text (RFC 9562, 5.8).
-std::string uuid_of(std::string_view text) {
-  const u64 high = (hash_of(text, 1) & ~u64{0xF000}) | 0x8000;
-  const u64 low = (hash_of(text, 2) & ~(u64{3} << 62)) | u64{2} << 62;
-  return fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, high >> 16 & 0xFFFF, high & 0xFFFF,
-                     low >> 48, low & 0xFFFF'FFFF'FFFF);
 }
 
 std::string shell_quoted(std::string_view text) {
@@ -145,37 +193,40 @@ Status check_tools() {
   return {};
 }
 
-i64 image_time() {
+Result<std::optional<i64>> given_time() {
   const char* const given = ::getenv("SOURCE_DATE_EPOCH");
+  if (given == nullptr || *given == 0) return std::nullopt;
+  const std::string_view text(given);
   i64 seconds = 0;
-  if (given != nullptr) {
-    const std::string_view text(given);
-    const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
-    if (error == std::errc{} && rest == text.data() + text.size() && seconds >= 0) return seconds;
-  }
-  return ::time(nullptr);
+  const auto [rest, error] = std::from_chars(text.data(), text.data() + text.size(), seconds);
+  if (error != std::errc{} || rest != text.data() + text.size() || seconds <= 0 || seconds > kLastTime)
+    return make_error("SOURCE_DATE_EPOCH={}: not a number of seconds since 1970", text);
+  return seconds;
 }
 
-std::vector<std::string> command_line(const ImageBuild& build, const WorkFolder& folder, i64 seconds) {
+std::vector<std::string> command_line(const ImageBuild& build, const WorkFolder& folder,
+                                      std::optional<i64> seconds) {
   std::string packages;
   for (const std::string& package : build_packages(build))
     packages += (packages.empty() ? "" : ",") + package;
-  std::vector<std::string> words = {"env",           fmt::format("SOURCE_DATE_EPOCH={}", seconds),
-                                    "mmdebstrap",    "--variant=minbase",
-                                    "--format=null", "--include=" + packages};
+  std::vector<std::string> words = {
+      "env",           fmt::format("SOURCE_DATE_EPOCH={}", seconds.value_or(kInstallTime)),
+      "mmdebstrap",    "--variant=minbase",
+      "--format=null", "--include=" + packages};
   // Documentation that nobody reads on a virtual machine.
   for (const char* path : {"path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
                            "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*",
                            "path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias"})
     words.push_back(std::string("--dpkgopt=") + path);
   // The cache: packages go into the new system's before apt looks for them, and come back.
+  const std::string entry = fmt::format("/proc/self/fd/{}", folder.entry());
   const std::string archives = "/var/cache/apt/archives";
   words.insert(words.end(), {"--skip=download/empty", "--skip=essential/unlink",
                              "--setup-hook=mkdir -p \"$1\"" + archives + "/partial",
                              "--setup-hook=sync-in " + shell_quoted(build.cache) + " " + archives,
                              "--customize-hook=rm -f \"$1\"" + archives + "/lock",
                              "--customize-hook=sync-out " + archives + " " + shell_quoted(build.cache),
-                             "--customize-hook=" + folder.script()});
+                             fmt::format("--customize-hook=sh {0}/customize.sh \"$1\" {0}", entry)});
   words.push_back(build.suite);
   words.emplace_back("/dev/null");
   if (!build.mirror.empty()) words.push_back(build.mirror);
@@ -183,8 +234,10 @@ std::vector<std::string> command_line(const ImageBuild& build, const WorkFolder&
 }
 
 /// Runs mmdebstrap, and tells of its steps. Its own errors are the error.
-Status install(const std::vector<std::string>& words, const std::function<void(const BuildStep&)>& progress) {
-  VERT_ASSIGN(ChildProcess child, ChildProcess::start(words));
+Status install(const std::vector<std::string>& words, const WorkFolder& folder,
+               const std::function<void(const BuildStep&)>& progress) {
+  VERT_ASSIGN(ChildProcess child, ChildProcess::start(words, {.kept = folder.entry(), .own_group = true}));
+  Interruption::pass_on_to(child.pid());
   std::string error;
   std::deque<std::string> last;
   while (true) {
@@ -197,7 +250,11 @@ Status install(const std::vector<std::string>& words, const std::function<void(c
     for (const BuildStep& step : kSteps)
       if (text.starts_with("I: ") && text.substr(3).starts_with(step.line)) progress(step);
   }
-  if (child.wait() == 0) return {};
+  Interruption::pass_on_to(0);
+  const int result = child.wait();
+  VERT_TRY(Interruption::check());
+  if (result == 0) return {};
+  if (error.starts_with(kNoMode)) return make_error("{}", kNoModeAdvice);
   std::string context;
   for (const std::string& line : last) context += "\n  " + line;
   return make_error("mmdebstrap: {}{}", error.empty() ? "failed" : error, context);
@@ -217,6 +274,8 @@ Status write_output(const ImageBuild& build, const std::string& disk) {
   VERT_ASSIGN(const auto to, context->complete(storage::open_image(*context, build.output, options)));
   storage::ConvertOptions convert_options;
   convert_options.compress = build.format == storage::Format::kQcow2;
+  convert_options.in_order = true;
+  convert_options.progress = [](u64, u64) { return Interruption::check().has_value(); };
   VERT_TRY(context->complete(storage::convert(*from, *to, convert_options)));
   return context->complete(to->close());
 }
@@ -234,8 +293,9 @@ std::vector<std::string> build_packages(const ImageBuild& build) {
   return packages;
 }
 
-Result<std::string> build_settings(const ImageBuild& build, i64 seconds) {
-  std::string inputs = fmt::format("{} {} {} {}", build.suite, build.size, build.hostname, seconds);
+Result<std::string> build_settings(const ImageBuild& build, std::optional<i64> seconds) {
+  std::string inputs =
+      fmt::format("{} {} {} {}", build.suite, build.size, build.hostname, seconds.value_or(0));
   for (const std::string& package : build.packages) inputs += " " + package;
   std::string hash;
   if (build.root_password) {
@@ -247,12 +307,11 @@ Result<std::string> build_settings(const ImageBuild& build, i64 seconds) {
   };
   set("hostname", build.hostname);
   set("size", fmt::format("{}", build.size));
-  set("seconds", fmt::format("{}", seconds));
+  set("offset", fmt::format("{}", kPartitionOffset));
+  set("inputs", inputs);
+  set("seconds", seconds ? fmt::format("{}", *seconds) : "");
   set("password_hash", hash);
   set("ssh_key", build.ssh_key);
-  set("disk_uuid", uuid_of(inputs + " disk"));
-  set("partition_uuid", uuid_of(inputs + " partition"));
-  set("root_uuid", uuid_of(inputs + " root"));
   return text;
 }
 
@@ -263,15 +322,15 @@ Status build_image(const ImageBuild& build, const std::function<void(const Build
   fs::create_directories(build.cache, failed);
   if (failed)
     return make_error("cannot make the folder for packages '{}': {}", build.cache, failed.message());
-  const i64 seconds = image_time();
+  VERT_ASSIGN(const auto seconds, given_time());
+  const Interruption interruption;
   VERT_ASSIGN(const auto folder, WorkFolder::create());
   VERT_ASSIGN(const std::string settings, build_settings(build, seconds));
-  VERT_TRY(write_file(folder->settings(), settings));
-  VERT_TRY(write_file(folder->script(), kCustomizeScript));
-  ::chmod(folder->settings().c_str(), 0644);
-  ::chmod(folder->script().c_str(), 0755);
-  VERT_TRY(install(command_line(build, *folder, seconds), progress));
+  VERT_TRY(folder->put("settings", settings));
+  VERT_TRY(folder->put("customize.sh", kCustomizeScript));
+  VERT_TRY(install(command_line(build, *folder, seconds), *folder, progress));
   progress(kSteps.back());
+  VERT_TRY(settle_file_system_times(folder->disk(), kPartitionOffset));
   Status written = write_output(build, folder->disk());
   if (!written) ::unlink(build.output.c_str());
   return written;

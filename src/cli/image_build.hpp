@@ -45,7 +45,8 @@ struct BuildStep {
 
 /// The packages to install.
 [[nodiscard]] std::vector<std::string> build_packages(const ImageBuild& build);
-/// What the script reads: shell assignments of all that varies. `seconds` is the image's time, since 1970.
-[[nodiscard]] Result<std::string> build_settings(const ImageBuild& build, i64 seconds);
+/// What the script reads: shell assignments of all that varies. `seconds` is the image's time, since 1970;
+/// none: that of the newest file in its packages.
+[[nodiscard]] Result<std::string> build_settings(const ImageBuild& build, std::optional<i64> seconds);
 
 }  // namespace vert::cli

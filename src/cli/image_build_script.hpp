@@ -1,5 +1,5 @@
 // What configures a new system and writes its disk; see image_build.hpp. Run by mmdebstrap as a hook:
-// `customize.sh ROOT`, with the file `settings` beside it.
+// `customize.sh ROOT FOLDER`, with the file `settings` in FOLDER.
 #pragma once
 
 namespace vert::cli {
@@ -7,13 +7,22 @@ namespace vert::cli {
 inline constexpr const char* kCustomizeScript = R"script(#!/bin/sh
 set -eu
 root=$1
-here=$(dirname "$0")
+here=$2
 . "$here/settings"
 PATH=$PATH:/usr/sbin:/sbin
 
 say() { echo "I: vert: $*" >&2; }
 
+# A UUID of version 8 (RFC 9562, 5.8) for a purpose, the same for the same packages, in the same versions.
+uuid_for() {
+  printf '%s\n' "$1 $inputs" | cat - "$root/var/lib/dpkg/status" | sha256sum |
+    sed -E 's/^(.{8})(.{4}).(.{3}).(.{3})(.{12}).*/\1-\2-8\3-a\4-\5/'
+}
+
 say configuring
+disk_uuid=$(uuid_for disk)
+partition_uuid=$(uuid_for partition)
+root_uuid=$(uuid_for root)
 echo "$hostname" >"$root/etc/hostname"
 cat >"$root/etc/hosts" <<END
 127.0.0.1 localhost
@@ -74,22 +83,29 @@ END
   chroot "$root" systemctl enable ssh-host-keys >/dev/null 2>&1
 fi
 : >"$root/etc/machine-id"  # each machine gets its own
+rm -f "$root/var/lib/dbus/machine-id"
 rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/ldconfig/* "$root"/var/cache/debconf/*-old
 rm -rf "$root"/var/lib/dpkg/*-old
-find "$root" -xdev -newermt "@$seconds" -exec touch -h -d "@$seconds" {} + 2>/dev/null || true
+# The file system is as old as the newest file in the packages, unless the user says how old, and so is what
+# this build made.
+started=$(stat -c %Y "$here/settings")
+if [ -z "$seconds" ]; then
+  seconds=$(find "$root" -xdev -type f ! -newermt "@$started" -printf '%T@\n' | LC_ALL=C sort -n | tail -n 1)
+  seconds=${seconds%.*}
+fi
 
 say writing the disk
-disk=$here/disk/disk.raw
+disk=$here/disk.raw
 rm -f "$disk"
 truncate -s "$size" "$disk"
 sfdisk -q "$disk" >&2 <<END
 label: gpt
 label-id: $disk_uuid
-start=2048, type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=$partition_uuid, name=root
+start=$((offset / 512)), type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=$partition_uuid, name=root
 END
-export E2FSPROGS_FAKE_TIME="$seconds" SOURCE_DATE_EPOCH="$seconds"
-export root disk size root_uuid disk_uuid
+export E2FSPROGS_FAKE_TIME="$seconds"
+export root disk size offset root_uuid disk_uuid
 # mmdebstrap has mounted /proc and others for its programs; they are no part of the image.
 apart=
 mounted=
@@ -99,16 +115,16 @@ if [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null; then
 fi
 export mounted
 # Nor is what it keeps in /tmp: its apt configuration, which it needs again after this.
-mkdir "$here/disk/tmp"
-mv "$root"/tmp/* "$here/disk/tmp"
+mkdir "$here/tmp"
+trap 'mv "$here"/tmp/* "$root/tmp"; rmdir "$here/tmp"' EXIT
+mv "$root"/tmp/* "$here/tmp"
 $apart sh -c '
   for place in $mounted; do
     while umount -l "$root/$place" 2>/dev/null; do :; done
   done
   mke2fs -q -F -t ext4 -L root -U "$root_uuid" -b 4096 -m 1 \
-    -E "offset=1048576,hash_seed=$disk_uuid,lazy_itable_init=1,lazy_journal_init=1,nodiscard" \
-    -d "$root" "$disk" $(((size - 2 * 1048576) / 4096))' >&2
-mv "$here"/disk/tmp/* "$root/tmp"
+    -E "offset=$offset,hash_seed=$disk_uuid,lazy_itable_init=1,lazy_journal_init=1,nodiscard" \
+    -d "$root" "$disk" $(((size - 2 * offset) / 4096))' >&2
 chmod 666 "$disk"
 )script";
 

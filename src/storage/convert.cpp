@@ -30,7 +30,7 @@ class Conversion {
 
   Task<Result<ConvertResult>> run() {
     std::vector<Task<Status>> workers;
-    for (unsigned i = 0; i < kWorkers; ++i) workers.push_back(work());
+    for (unsigned i = 0; i < (options_.in_order ? 1 : kWorkers); ++i) workers.push_back(work());
     Status result;
     for (auto& worker : workers) {
       auto status = co_await worker;

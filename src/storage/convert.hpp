@@ -9,6 +9,7 @@ namespace vert::storage {
 
 struct ConvertOptions {
   bool compress = false;  // into a qcow2 image
+  bool in_order = false;  // slower, but the same content makes the same file
   /// What `to` reads as where nothing is written; none: zeroes. It is not written again.
   Image* backing = nullptr;
   /// False: stop; the error is ECANCELED then.
