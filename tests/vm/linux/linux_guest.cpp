@@ -23,7 +23,7 @@ Result<std::string> make_initrd(const GuestConfig& config) {
   VERT_TRY(archive.add_host_file("bin/busybox", *shell, true));
   VERT_TRY(archive.add_host_file("init", VERT_GUEST_SOURCES "/shell_init.sh", true));
   for (const std::string program :
-       {"atomics_futex", "busy_timer", "clock_ticks", "ping_pong", "timer_latency", "user_loop",
+       {"atomics_futex", "busy_timer", "clock_ticks", "disk_log", "ping_pong", "timer_latency", "user_loop",
         "breakpoints", "control_bits", "fetch_faults", "x87_environment", "xsave_layout", "fast_calls32"}) {
     if (!is_64bit) break;
     VERT_TRY(archive.add_host_file("bin/" + program, VERT_GUEST_FOLDER "/" + program, true));
