@@ -39,11 +39,15 @@ class VcpuEvents {
   }
 
   void request(u32 bits) {
+    request_own(bits);
+    if (waker_ != nullptr) waker_(waker_context_);
+  }
+  /// For a signal handler on the vCPU's thread, which is awake: calls no waker. Async-signal-safe.
+  void request_own(u32 bits) {
     u32 before = pending_.load(std::memory_order_relaxed);
     while (!pending_.compare_exchange_weak(before, with(before, bits), std::memory_order_seq_cst)) {
     }
     if (attention_.load(std::memory_order_seq_cst) != nullptr) set_attention_word();
-    if (waker_ != nullptr) waker_(waker_context_);
   }
 
   /// An engine's byte that request() sets to 1 after the bits, for generated code to look at. The engine

@@ -26,6 +26,7 @@
 #include "machine/halt_watch.hpp"
 #include "machine/state_dump.hpp"
 #include "machine/vcpu.hpp"
+#include "machine/vcpu_time.hpp"
 
 namespace vert::machine {
 
@@ -137,6 +138,7 @@ struct Machine::Impl final : VcpuOwner {
   std::unique_ptr<Board> board;
   std::deque<cpu::VcpuEvents> events;
   std::optional<HaltWatch> halt_watch;
+  std::deque<VcpuTime> times;
   std::vector<std::unique_ptr<cpu::LocalApic>> apics;
   std::vector<std::unique_ptr<Vcpu>> vcpus;
 
@@ -200,7 +202,9 @@ BoardEvents Machine::Impl::board_events() {
 Status Machine::Impl::make_processors() {
   for (unsigned index = 0; index < config.cpus; ++index) {
     const bool bootstrap = index == 0;
-    apics.push_back(std::make_unique<cpu::LocalApic>(index, bootstrap, events.emplace_back(), fabric, *loop,
+    cpu::VcpuEvents& vcpu_events = events.emplace_back();
+    VcpuTime& time = times.emplace_back(*loop, vcpu_events);
+    apics.push_back(std::make_unique<cpu::LocalApic>(index, bootstrap, vcpu_events, fabric, time,
                                                      model.tsc_frequency(),
                                                      bootstrap ? &board->pic() : nullptr));
     fabric.attach(*apics.back());
@@ -210,11 +214,11 @@ Status Machine::Impl::make_processors() {
                                       .mmio = &board->mmio(),
                                       .pio = &board->pio(),
                                       .apic = apics.back().get(),
-                                      .events = &events.back(),
+                                      .events = &vcpu_events,
                                       .model = &model,
                                       .aids = config.aids};
     VERT_ASSIGN(auto vcpu_engine, engine.make(context));
-    vcpus.push_back(std::make_unique<Vcpu>(context, std::move(vcpu_engine), *this));
+    vcpus.push_back(std::make_unique<Vcpu>(context, std::move(vcpu_engine), time, *this));
   }
   return {};
 }

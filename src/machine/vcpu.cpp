@@ -10,8 +10,9 @@ namespace vert::machine {
 using cpu::Activity;
 using cpu::VcpuEvents;
 
-Vcpu::Vcpu(const cpu::VcpuContext& context, std::unique_ptr<cpu::Engine> engine, VcpuOwner& owner)
-    : context_(context), owner_(owner), engine_(std::move(engine)) {
+Vcpu::Vcpu(const cpu::VcpuContext& context, std::unique_ptr<cpu::Engine> engine, VcpuTime& time,
+           VcpuOwner& owner)
+    : context_(context), time_(time), owner_(owner), engine_(std::move(engine)) {
   context_.events->set_waker([](void* vcpu) { static_cast<Vcpu*>(vcpu)->wake(); }, this);
 }
 
@@ -57,24 +58,30 @@ void Vcpu::replace_engine(std::unique_ptr<cpu::Engine> engine) {
 
 void Vcpu::thread_main() {
   while (true) {
+    bool goes_on = false;
     {
       std::unique_lock lock(mutex_);
       if (run_state_ != wanted_) {
         run_state_ = wanted_;
+        goes_on = true;
         changed_.notify_all();
       }
       if (run_state_ == RunState::kPaused) {
         changed_.wait(lock, [this] { return wanted_ != RunState::kPaused; });
         continue;
       }
-      if (run_state_ == RunState::kFinished) return;
+      if (run_state_ == RunState::kFinished) break;
     }
+    if (goes_on) time_.thread_goes_on();
     turn();
   }
+  time_.thread_ends();
 }
 
 void Vcpu::turn() {
-  // A kick asks for nothing but this: that thread_main() looks at what is wanted. A request sets that first.
+  time_.run_due();
+  // A kick asks for nothing but this: that thread_main() looks at what is wanted, and turn() at the time. A
+  // request sets that first.
   const u32 taken = context_.events->take(VcpuEvents::kKick | VcpuEvents::kInit | VcpuEvents::kSipi);
   if ((taken & VcpuEvents::kInit) != 0) settle_init();
   if ((taken & VcpuEvents::kSipi) != 0) settle_start_up();
@@ -124,8 +131,11 @@ void Vcpu::wait_for_event() {
     // Whatever was requested up to here is seen now; what comes later sets woken_ again.
     if ((context_.events->pending() & events) != 0) break;
     owner_.vcpu_sleeps(*this, events);
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [this] { return woken_; });
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait_until(lock, time_.next(), [this] { return woken_; });
+    }
+    time_.run_due();
   }
   owner_.vcpu_wakes(*this);
 }

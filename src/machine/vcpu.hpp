@@ -22,6 +22,7 @@
 #include "base/error.hpp"
 #include "cpu/engine.hpp"
 #include "cpu/local_apic.hpp"
+#include "machine/vcpu_time.hpp"
 
 namespace vert::machine {
 
@@ -43,8 +44,9 @@ class VcpuOwner {
 
 class Vcpu {
  public:
-  /// All of `context` and the owner outlive the vCPU. Takes context.events' waker.
-  Vcpu(const cpu::VcpuContext& context, std::unique_ptr<cpu::Engine> engine, VcpuOwner& owner);
+  /// All of `context`, the time and the owner outlive the vCPU. Takes context.events' waker.
+  Vcpu(const cpu::VcpuContext& context, std::unique_ptr<cpu::Engine> engine, VcpuTime& time,
+       VcpuOwner& owner);
   /// finish(), and waits for the thread.
   ~Vcpu();
   Vcpu(const Vcpu&) = delete;
@@ -100,6 +102,7 @@ class Vcpu {
   void wake();
 
   const cpu::VcpuContext context_;
+  VcpuTime& time_;
   VcpuOwner& owner_;
   std::unique_ptr<cpu::Engine> engine_;
   cpu::CpuState state_;

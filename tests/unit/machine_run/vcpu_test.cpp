@@ -2,11 +2,13 @@
 #include "machine/vcpu.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <future>
 
 #include "base/fake_time.hpp"
 
@@ -73,8 +75,8 @@ class VcpuTest : public testing::Test, public VcpuOwner {
   void make(unsigned index, ScriptedEngine::Step step) {
     const cpu::VcpuContext context = {
         .index = index, .topology = {2}, .apic = &apic_, .events = &events_, .model = &model_};
-    vcpu_ =
-        std::make_unique<Vcpu>(context, std::make_unique<ScriptedEngine>(events_, std::move(step)), *this);
+    vcpu_ = std::make_unique<Vcpu>(context, std::make_unique<ScriptedEngine>(events_, std::move(step)),
+                                   vcpu_time_, *this);
     ASSERT_TRUE(vcpu_->start());
   }
   /// An engine that halts, and takes interrupts and NMIs out of a halt.
@@ -94,6 +96,8 @@ class VcpuTest : public testing::Test, public VcpuOwner {
   cpu::ApicFabric fabric_;
   VcpuEvents events_;
   cpu::LocalApic apic_{1, false, events_, fabric_, time_, 1'000'000'000, nullptr};
+  std::unique_ptr<base::EventLoop> loop_ = base::EventLoop::create().value();
+  VcpuTime vcpu_time_{*loop_, events_};
   std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<std::string> notes_;
@@ -264,6 +268,106 @@ TEST_F(VcpuTest, FinishesInEveryState) {
   make(0, [](cpu::CpuState&) { return Exit::kBudget; });
   vcpu_->resume();
   vcpu_.reset();  // running
+}
+
+/// The event loop's thread is held up, as on a host whose processors all run vCPUs.
+class VcpuTimerTest : public VcpuTest {
+ protected:
+  void SetUp() override {
+    std::promise<void> held;
+    loop_->post([&, hold = hold_.get_future().share()] {
+      held.set_value();
+      hold.wait();
+    });
+    held.get_future().wait();
+  }
+  void TearDown() override {
+    vcpu_.reset();
+    let_go();
+  }
+  void let_go() {
+    if (!std::exchange(free_, true)) hold_.set_value();
+  }
+  void make_running() {
+    make(0, [this](cpu::CpuState&) {
+      while ((events_.pending() & VcpuEvents::kKick) == 0) std::this_thread::yield();
+      return Exit::kKick;
+    });
+  }
+  void arm_in(std::chrono::nanoseconds wait) {
+    timer_->arm(loop_->now_ns() + static_cast<u64>(wait.count()));
+  }
+
+  std::promise<void> hold_;
+  bool free_ = false;
+  std::unique_ptr<base::Timer> timer_ = vcpu_time_.make_timer([this] { note("timer"); });
+};
+
+TEST_F(VcpuTimerTest, ATimerInterruptsARunningGuest) {
+  make_running();
+  arm_in(5ms);
+  vcpu_->resume();
+  EXPECT_EQ(next(), "timer");
+  EXPECT_TRUE(quiet()) << "a timer fires once";
+}
+
+TEST_F(VcpuTimerTest, ATimerWakesAHaltedGuest) {
+  make_halting();
+  arm_in(50ms);
+  vcpu_->resume();
+  EXPECT_EQ(next(), "halt");
+  EXPECT_EQ(next(), "timer");
+}
+
+TEST_F(VcpuTimerTest, ATimerArmedAgainByItsCallbackGoesOn) {
+  timer_.reset();
+  timer_ = vcpu_time_.make_timer([this] {
+    note("timer");
+    arm_in(1ms);
+  });
+  make_running();
+  arm_in(1ms);
+  vcpu_->resume();
+  for (int i = 0; i < 20; ++i) EXPECT_EQ(next(), "timer");
+}
+
+TEST_F(VcpuTimerTest, ACancelledTimerDoesNotFire) {
+  make_running();
+  arm_in(1ms);
+  timer_->cancel();
+  vcpu_->resume();
+  std::this_thread::sleep_for(5ms);
+  EXPECT_TRUE(quiet());
+}
+
+TEST_F(VcpuTimerTest, ATimerStandsStillWithTheClock) {
+  let_go();
+  make_running();
+  vcpu_->resume();
+  vcpu_->pause();
+  ASSERT_TRUE(vcpu_->wait_until_idle(soon()));
+  arm_in(30ms);
+  loop_->pause();
+  const u64 stood_at = loop_->now_ns();
+  std::this_thread::sleep_for(60ms);
+  loop_->resume();
+  vcpu_->resume();
+  EXPECT_EQ(next(), "timer");
+  EXPECT_GE(loop_->now_ns(), stood_at + 20'000'000);
+}
+
+TEST_F(VcpuTimerTest, WithoutSignalsTheEventLoopFiresTheTimer) {
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_SIGPENDING, &before), 0);
+  const rlimit none = {0, before.rlim_max};
+  ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &none), 0);
+  make_running();
+  arm_in(1ms);
+  vcpu_->resume();
+  EXPECT_TRUE(quiet()) << "its thread is held up";
+  let_go();
+  EXPECT_EQ(next(), "timer");
+  ASSERT_EQ(::setrlimit(RLIMIT_SIGPENDING, &before), 0);
 }
 
 }  // namespace
