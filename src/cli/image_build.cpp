@@ -50,6 +50,8 @@ constexpr std::string_view kNoModeAdvice =
     "this user may not use user namespaces: apt install uidmap and give the user lines in /etc/subuid and "
     "/etc/subgid, or apt install fakechroot fakeroot, or build as root";
 
+constexpr std::string_view kExpired = " is expired (invalid since";
+
 constexpr std::array kSteps = {
     BuildStep{"running apt-get update", "reading the package lists", 0},
     BuildStep{"downloading packages with apt", "downloading packages", 8},
@@ -218,6 +220,7 @@ std::vector<std::string> command_line(const ImageBuild& build, const WorkFolder&
                            "path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*",
                            "path-exclude=/usr/share/locale/*", "path-include=/usr/share/locale/locale.alias"})
     words.push_back(std::string("--dpkgopt=") + path);
+  if (build.allow_expired) words.emplace_back("--aptopt=Acquire::Check-Valid-Until \"false\"");
   // The cache: packages go into the new system's before apt looks for them, and come back.
   const std::string entry = fmt::format("/proc/self/fd/{}", folder.entry());
   const std::string archives = "/var/cache/apt/archives";
@@ -239,12 +242,15 @@ Status install(const std::vector<std::string>& words, const WorkFolder& folder,
   VERT_ASSIGN(ChildProcess child, ChildProcess::start(words, {.kept = folder.entry(), .own_group = true}));
   Interruption::pass_on_to(child.pid());
   std::string error;
+  std::string_view advice;
   std::deque<std::string> last;
   while (true) {
     VERT_ASSIGN(const auto line, child.read_line(kSilence));
     if (!line) break;
     const std::string_view text = line->text;
     if (text.starts_with("E: ") && error.empty()) error = text.substr(3);
+    if (text.starts_with("E: ") && text.find(kExpired) != std::string_view::npos)
+      advice = "; --allow-expired accepts it";
     last.emplace_back(text);
     if (last.size() > 8) last.pop_front();
     for (const BuildStep& step : kSteps)
@@ -257,7 +263,7 @@ Status install(const std::vector<std::string>& words, const WorkFolder& folder,
   if (error.starts_with(kNoMode)) return make_error("{}", kNoModeAdvice);
   std::string context;
   for (const std::string& line : last) context += "\n  " + line;
-  return make_error("mmdebstrap: {}{}", error.empty() ? "failed" : error, context);
+  return make_error("mmdebstrap: {}{}{}", error.empty() ? "failed" : error, advice, context);
 }
 
 Status write_output(const ImageBuild& build, const std::string& disk) {

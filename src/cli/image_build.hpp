@@ -23,6 +23,7 @@ struct ImageBuild {
   std::optional<std::string> root_password{};  // none: root logs in on the console without one
   std::string ssh_key{};                       // public keys, as in authorized_keys; empty: no SSH server
   std::string mirror{};                        // empty: Debian's
+  bool allow_expired = false;                  // package lists whose date has passed
   std::string output{};
   storage::Format format = storage::Format::kQcow2;
   std::string cache{};  // the folder for downloaded packages

@@ -99,6 +99,8 @@ class BuildCommand final : public Command {
         ->type_name("FILE");
     app_.add_option("--mirror", build_.mirror, "Where packages come from (default: Debian's)")
         ->type_name("URL");
+    app_.add_flag("--allow-expired", build_.allow_expired,
+                  "Accept package lists whose date has passed, such as those of snapshot.debian.org");
     app_.add_flag("--force", force_, "Overwrite FILE if it exists");
     app_.footer(kExamples);
   }

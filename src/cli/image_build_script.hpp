@@ -84,6 +84,7 @@ END
 fi
 : >"$root/etc/machine-id"  # each machine gets its own
 rm -f "$root/var/lib/dbus/machine-id"
+rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap"
 rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/ldconfig/* "$root"/var/cache/debconf/*-old
 rm -rf "$root"/var/lib/dpkg/*-old
@@ -114,9 +115,11 @@ if [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null; then
   mounted='proc sys dev/pts dev/shm dev'
 fi
 export mounted
-# Nor is what it keeps in /tmp: its apt configuration, which it needs again after this.
-mkdir "$here/tmp"
-trap 'mv "$here"/tmp/* "$root/tmp"; rmdir "$here/tmp"' EXIT
+# Nor is what it configures apt by, which it needs again after this.
+ours=$root/etc/apt/apt.conf.d/00mmdebstrap
+mkdir "$here/apt" "$here/tmp"
+trap 'mv "$here"/apt/* "$ours"; mv "$here"/tmp/* "$root/tmp"; rmdir "$here/apt" "$here/tmp"' EXIT
+mv "$ours" "$here/apt"
 mv "$root"/tmp/* "$here/tmp"
 $apart sh -c '
   for place in $mounted; do

@@ -23,14 +23,16 @@ echo 'Package: base' >"$root/var/lib/dpkg/status"
 echo old >"$root/etc/issue"
 touch -d @1600000000 "$root/etc/issue" "$root/var/lib/dpkg/status"
 echo new >"$root/etc/made-today"
+mkdir -p "$root/etc/apt/apt.conf.d"
 echo 'APT::Architecture "amd64";' >"$root/tmp/apt.conf"
+echo 'APT::Install-Recommends "false";' >"$root/etc/apt/apt.conf.d/00mmdebstrap"
 for word in "$@"; do
   case $word in
     --customize-hook=sh*) hook=${word#--customize-hook=} ;;
   esac
 done
 sh -c "$hook" exec "$root"
-test -e "$root/tmp/apt.conf" || echo "E: where is my configuration?"
+test -e "$root/tmp/apt.conf" && test -e "$root/etc/apt/apt.conf.d/00mmdebstrap"
 )";
 
 class ImageBuildRun : public testing::Test {
@@ -122,6 +124,14 @@ TEST_F(ImageBuildRun, OtherPackagesGiveOtherPartitions) {
   EXPECT_NE(first, inspect("second.raw", "cat /etc/fstab"));
 }
 
+TEST_F(ImageBuildRun, WhatMmdebstrapConfiguresAptByIsNotInTheImage) {
+  ASSERT_EQ(build("disk.raw", storage::Format::kRaw), "");
+  EXPECT_EQ(inspect("disk.raw", "ls /tmp").find("apt.conf"), std::string::npos);
+  const std::string options = inspect("disk.raw", "ls /etc/apt/apt.conf.d");
+  EXPECT_NE(options.find(".."), std::string::npos) << options;
+  EXPECT_EQ(options.find("00mmdebstrap"), std::string::npos) << options;
+}
+
 TEST_F(ImageBuildRun, NobodyElseCanEnterTheFolderOfTheUnfinishedImage) {
   std::string text = kMmdebstrap;
   text += "stat -L -c %a \"$TMPDIR\"/vert-build.* >'" + (folder_ / "mode") + "'\n";
@@ -145,6 +155,12 @@ TEST_F(ImageBuildRun, ASignalEndsWhatMmdebstrapRunsAndLeavesNothing) {
   EXPECT_EQ(build("disk.qcow2"), "interrupted");
   EXPECT_TRUE(std::filesystem::exists(tidied));
   EXPECT_FALSE(std::filesystem::exists(folder_ / "disk.qcow2"));
+}
+
+TEST_F(ImageBuildRun, SaysHowToTakeListsWhoseDateHasPassed) {
+  program("mmdebstrap",
+          "#!/bin/sh\necho 'E: Release file for http://x is expired (invalid since 2d).' >&2\nexit 1\n");
+  EXPECT_NE(build("disk.qcow2").find("(invalid since 2d).; --allow-expired accepts it\n"), std::string::npos);
 }
 
 TEST_F(ImageBuildRun, SaysWhatToDoWhereUserNamespacesAreRefused) {
