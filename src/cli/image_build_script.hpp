@@ -42,18 +42,24 @@ cat >"$root/etc/systemd/system/serial-getty@ttyS0.service.d/terminal.conf" <<END
 [Service]
 Environment=TERM=xterm-256color
 END
-cat >"$root/etc/profile.d/serial-console.sh" <<'END'
+mkdir -p "$root/usr/local/bin"
+cat >"$root/usr/local/bin/resize" <<'END'
+#!/bin/sh
 # Asks the terminal behind a serial console for its size: the cursor cannot go further than its last corner.
+saved=$(stty -g)
+stty raw -echo min 0 time 5
+printf '\0337\033[999;999H\033[6n\0338'
+answer=$(dd bs=1 count=16 2>/dev/null | tr -cd '0-9;R')
+stty "$saved"
+case $answer in
+  *[0-9]\;[0-9]*R*) answer=${answer%%R*}; stty rows "${answer%%;*}" cols "${answer##*;}" ;;
+esac
+END
+chmod 755 "$root/usr/local/bin/resize"
+cat >"$root/etc/profile.d/serial-console.sh" <<'END'
+# After the terminal's size has changed, "resize" tells the system.
 if [ -t 0 ] && [ "$(tty)" = /dev/ttyS0 ]; then
-  saved=$(stty -g)
-  stty raw -echo min 0 time 5
-  printf '\0337\033[999;999H\033[6n\0338'
-  answer=$(dd bs=1 count=16 2>/dev/null | tr -cd '0-9;R')
-  stty "$saved"
-  case $answer in
-    *[0-9]\;[0-9]*R*) answer=${answer%%R*}; stty rows "${answer%%;*}" cols "${answer##*;}" ;;
-  esac
-  unset saved answer
+  resize
 fi
 END
 for unit in systemd-networkd systemd-resolved serial-getty@ttyS0; do
@@ -92,7 +98,8 @@ rm -rf "$root"/var/lib/dpkg/*-old
 # this build made.
 started=$(stat -c %Y "$here/settings")
 if [ -z "$seconds" ]; then
-  seconds=$(find "$root" -xdev -type f ! -newermt "@$started" -printf '%T@\n' | LC_ALL=C sort -n | tail -n 1)
+  seconds=$(find "$root" -xdev -path "$root/dev" -prune -o -type f ! -newermt "@$started" -printf '%T@\n' |
+    LC_ALL=C sort -n | tail -n 1)
   seconds=${seconds%.*}
 fi
 
@@ -107,23 +114,21 @@ start=$((offset / 512)), type=4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709, uuid=$partit
 END
 export E2FSPROGS_FAKE_TIME="$seconds"
 export root disk size offset root_uuid disk_uuid
-# mmdebstrap has mounted /proc and others for its programs; they are no part of the image.
+# What mmdebstrap has mounted for its programs, or made there, is no part of the image.
 apart=
-mounted=
 if [ "$(id -u)" = 0 ] && unshare --mount true 2>/dev/null; then
   apart='unshare --mount'
-  mounted='proc sys dev/pts dev/shm dev'
 fi
-export mounted
+export apart
 # Nor is what it configures apt by, which it needs again after this.
 ours=$root/etc/apt/apt.conf.d/00mmdebstrap
 mkdir "$here/apt" "$here/tmp"
 trap 'mv "$here"/apt/* "$ours"; mv "$here"/tmp/* "$root/tmp"; rmdir "$here/apt" "$here/tmp"' EXIT
 mv "$ours" "$here/apt"
 mv "$root"/tmp/* "$here/tmp"
-$apart sh -c '
-  for place in $mounted; do
-    while umount -l "$root/$place" 2>/dev/null; do :; done
+$apart sh -ec '
+  for place in ${apart:+proc sys dev}; do
+    mount -t tmpfs -o mode=755 none "$root/$place"
   done
   mke2fs -q -F -t ext4 -L root -U "$root_uuid" -b 4096 -m 1 \
     -E "offset=$offset,hash_seed=$disk_uuid,lazy_itable_init=1,lazy_journal_init=1,nodiscard" \

@@ -17,8 +17,10 @@ namespace {
 
 constexpr const char* kExamples = R"(Examples:
   vert doctor                                check what this host supports
+  vert image build debian -o debian.qcow2    make a disk with a Debian from its packages
+  vert run debian.qcow2                      boot it, with its console on this terminal
   vert run --kernel vmlinuz --initrd rd.img --append 'console=ttyS0'
-                                             boot Linux, with its console on this terminal
+                                             boot a Linux kernel without a disk
   vert run --detach --name web --kernel ...  the same in the background
   vert ls                                    list running VMs
   vert console web                           attach to a VM's console

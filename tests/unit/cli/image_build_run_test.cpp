@@ -18,6 +18,7 @@ constexpr const char* kMmdebstrap = R"(#!/bin/sh
 set -e
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
+mkdir "$root/dev" "$root/proc" "$root/sys"
 mkdir -p "$root/etc/systemd/network" "$root/etc/systemd/system" "$root/etc/profile.d" "$root/var/lib/dpkg" "$root/tmp"
 echo 'Package: base' >"$root/var/lib/dpkg/status"
 echo old >"$root/etc/issue"
