@@ -5,7 +5,10 @@
 #include <chrono>
 #include <cstdlib>
 
+#include <fmt/format.h>
+
 #include "cli/child_process.hpp"
+#include "cli/commands.hpp"
 
 namespace vert::cli {
 namespace {
@@ -37,13 +40,39 @@ std::optional<BenchPeer> choose_peer(const std::vector<BenchPeer>& peers) {
   return current == peers.end() ? peers.front() : *current;
 }
 
+std::vector<std::string> peer_command(const BenchPeer& peer, std::string_view memory) {
+  return {peer.path,
+          "-accel",
+          "tcg",
+          "-machine",
+          "q35",
+          "-cpu",
+          "max,la57=off",
+          "-smp",
+          "1",
+          "-m",
+          std::string(memory),
+          "-nodefaults",
+          "-no-user-config",
+          "-display",
+          "none",
+          "-no-reboot",
+          "-serial",
+          "stdio"};
+}
+
 std::optional<BenchPeer> find_peer() {
   std::vector<BenchPeer> peers;
   for (std::string& path : find_programs("qemu-system-x86_64")) {
     std::string version = ask_version(path).value_or("unknown");
     peers.push_back({std::move(path), std::move(version)});
   }
-  return choose_peer(peers);
+  auto peer = choose_peer(peers);
+  if (peer && !is_current(*peer)) {
+    print_error(fmt::format("vert: QEMU is version {}, not {} or later, to compare with\n", peer->version,
+                            kPeerMajor));
+  }
+  return peer;
 }
 
 }  // namespace vert::cli

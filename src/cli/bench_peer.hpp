@@ -23,7 +23,13 @@ inline constexpr unsigned kPeerMajor = 10;
 [[nodiscard]] bool is_current(const BenchPeer& peer);
 /// The first that is current, else the first.
 [[nodiscard]] std::optional<BenchPeer> choose_peer(const std::vector<BenchPeer>& peers);
-/// Asks each qemu-system-x86_64 in PATH for its version, and chooses.
+/// The first words of a command line: a PC with one vCPU and this much memory, and its serial console on the
+/// standard streams.
+[[nodiscard]] std::vector<std::string> peer_command(const BenchPeer& peer, std::string_view memory);
+/// What is wrong if none is found.
+inline constexpr const char* kNoPeer =
+    "qemu-system-x86_64 is not installed ('./dev setup' or 'apt install qemu-system-x86')";
+/// Asks each qemu-system-x86_64 in PATH for its version, and chooses. Warns of one that is not current.
 [[nodiscard]] std::optional<BenchPeer> find_peer();
 
 }  // namespace vert::cli

@@ -73,12 +73,6 @@ std::vector<double> column(const std::vector<BenchRow>& rows, std::size_t task) 
   return values;
 }
 
-double median_of(std::vector<double> values) {
-  std::ranges::sort(values);
-  const std::size_t middle = values.size() / 2;
-  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
-}
-
 double sum_of(const std::vector<double>& values) {
   return std::accumulate(values.begin(), values.end(), 0.0);
 }
@@ -138,6 +132,23 @@ Result<BenchOutput> parse_bench_output(const std::string& line) {
     return make_error("'{}' is no time in seconds and checksum", line);
   }
   return output;
+}
+
+std::optional<BenchEvent> parse_bench_event(const std::string& line) {
+  static constexpr std::string_view kMark = "vert-bench ";
+  const auto mark = line.find(kMark);
+  if (mark == std::string::npos) return std::nullopt;
+  std::istringstream words(line.substr(mark + kMark.size()));
+  BenchEvent event;
+  words >> event.event >> event.what >> std::ws;
+  std::getline(words, event.value);
+  return event;
+}
+
+double median_of(std::vector<double> values) {
+  std::ranges::sort(values);
+  const std::size_t middle = values.size() / 2;
+  return values.size() % 2 == 1 ? values[middle] : (values[middle - 1] + values[middle]) / 2;
 }
 
 double BenchResult::median(std::size_t task) const { return median_of(column(seconds, task)); }

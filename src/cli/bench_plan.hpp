@@ -51,6 +51,15 @@ struct BenchOutput {
 };
 [[nodiscard]] Result<BenchOutput> parse_bench_output(const std::string& line);
 
+/// A line of a guest's for the host: "vert-bench EVENT WHAT VALUE"; the last two may be empty.
+struct BenchEvent {
+  std::string event;
+  std::string what;
+  std::string value;
+};
+/// Nothing if it is none; other output may stand in front of it.
+[[nodiscard]] std::optional<BenchEvent> parse_bench_event(const std::string& line);
+
 /// Seconds of the programs in one run.
 using BenchRow = std::vector<double>;
 
@@ -82,6 +91,8 @@ using BenchStatistic = double (BenchResult::*)(std::size_t task) const;
 [[nodiscard]] double bench_ratio(const BenchResult& result, const BenchResult& bare, std::size_t task,
                                  BenchStatistic statistic);
 
+/// Of one value at least.
+[[nodiscard]] double median_of(std::vector<double> values);
 /// Of positive numbers; nothing of none.
 [[nodiscard]] std::optional<double> geometric_mean(std::span<const double> values);
 

@@ -18,10 +18,6 @@ std::string format_time(double nanoseconds) {
   return fmt::format("{:.3g} ms", nanoseconds / 1e6);
 }
 
-std::string format_ratio(double ratio) {
-  return ratio < 100 ? fmt::format("{:.2f}x", ratio) : fmt::format("{:.0f}x", ratio);
-}
-
 using Rows = std::vector<std::vector<std::string>>;
 
 /// A header, and a line for each program.
@@ -73,16 +69,6 @@ Rows::iterator add_means(Rows::iterator row, const BenchReport& report, const Be
   return row;
 }
 
-std::string format_rows(const Rows& rows) {
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows) {
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  }
-  std::string text;
-  for (const auto& row : rows) text += table_row(row, widths) + "\n";
-  return text;
-}
-
 nlohmann::json program_json(const BenchReport& report, const BenchResult& result, std::size_t task) {
   const BenchTask& what = result.tasks[task];
   const BenchResult* const bare = find_bare(report.results);
@@ -130,6 +116,10 @@ nlohmann::json engine_json(const BenchReport& report, const BenchResult& result)
 
 }  // namespace
 
+std::string format_ratio(double ratio) {
+  return ratio < 100 ? fmt::format("{:.2f}x", ratio) : fmt::format("{:.0f}x", ratio);
+}
+
 const BenchResult* find_bare(std::span<const BenchResult> results) {
   const auto bare = std::ranges::find_if(
       results, [](const BenchResult& result) { return result.engine == "bare" && result.measured(); });
@@ -170,7 +160,7 @@ std::string bench_table(const BenchReport& report) {
     row->push_back(guest ? fmt::format("{:.1f} s", result.boot_seconds) : "-");
     for (auto& cells : rows) cells.resize(rows[0].size());
   }
-  return format_rows(rows);
+  return format_table(rows);
 }
 
 std::string bench_list() {
@@ -178,7 +168,7 @@ std::string bench_list() {
   for (const BenchProgram& program : bench_programs()) {
     rows.push_back({std::string(program.name), std::string(program.about)});
   }
-  return format_rows(rows);
+  return format_table(rows);
 }
 
 std::string bench_json(const BenchReport& report) {

@@ -22,6 +22,8 @@ struct BenchReport {
   [[nodiscard]] BenchStatistic statistic() const { return suite ? &BenchResult::best : &BenchResult::median; }
 };
 
+/// "1.23x".
+[[nodiscard]] std::string format_ratio(double ratio);
 /// The measured result of bare metal, if there is one.
 [[nodiscard]] const BenchResult* find_bare(std::span<const BenchResult> results);
 /// One engine's runs, as the lecture's runiter.bash printed them: a header, then seconds, one line a run.

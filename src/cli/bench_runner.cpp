@@ -8,7 +8,7 @@
 #include <cerrno>
 #include <cstdio>
 #include <deque>
-#include <sstream>
+#include <optional>
 
 #include "cli/bench_peer.hpp"
 #include "cli/child_process.hpp"
@@ -105,36 +105,15 @@ Result<base::Fd> make_ram_disk(const BenchResult& result, unsigned runs) {
   return file;
 }
 
-/// `peer` is QEMU's path, or empty for vert's own engines.
-std::vector<std::string> guest_command(const std::string& engine, const std::string& peer,
+/// `peer` is nothing for vert's own engines.
+std::vector<std::string> guest_command(const std::string& engine, const std::optional<BenchPeer>& peer,
                                        const std::string& kernel, const std::string& ram_disk) {
   const std::string append(kBenchAppend);
   const std::string memory(kBenchMemory);
-  if (!peer.empty()) {
-    return {peer,
-            "-accel",
-            "tcg",
-            "-machine",
-            "q35",
-            "-cpu",
-            "max,la57=off",
-            "-smp",
-            "1",
-            "-m",
-            memory,
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-serial",
-            "stdio",
-            "-kernel",
-            kernel,
-            "-initrd",
-            ram_disk,
-            "-append",
-            append};
+  if (peer) {
+    auto command = peer_command(*peer, memory);
+    command.insert(command.end(), {"-kernel", kernel, "-initrd", ram_disk, "-append", append});
+    return command;
   }
   return {program_path(), "run",      "--engine", engine,     "--cpus", "1",        "--memory", memory,
           "--no-reboot",  "--kernel", kernel,     "--initrd", ram_disk, "--append", append};
@@ -148,15 +127,9 @@ class GuestReader {
 
   /// False once the guest has said that it is done.
   Result<bool> take(const ChildProcess::Line& line) {
-    static constexpr std::string_view kMark = "vert-bench ";
-    const auto mark = line.text.find(kMark);
-    if (mark == std::string::npos) return true;
-    std::istringstream words(line.text.substr(mark + kMark.size()));
-    std::string event;
-    std::string program;
-    std::string value;
-    words >> event >> program >> std::ws;
-    std::getline(words, value);
+    const auto said = parse_bench_event(line.text);
+    if (!said) return true;
+    const auto& [event, program, value] = *said;
     if (event == "done") return false;
     if (event == "boot") result_.boot_seconds = seconds_between(start_, line.arrival);
     if (event == "failed") return make_error("{} failed in the guest with wait status {}", program, value);
@@ -206,9 +179,8 @@ std::string join(const std::deque<std::string>& lines) {
   return text;
 }
 
-Status measure_guest(BenchResult& result, const std::string& peer, const BenchOptions& options,
+Status measure_guest(BenchResult& result, const std::optional<BenchPeer>& peer, const BenchOptions& options,
                      BenchReference& reference, BenchProgress& progress) {
-  static constexpr std::size_t kLastLines = 12;
   VERT_TRY(learn_tasks(result, options, reference, progress));
   VERT_ASSIGN(const base::Fd ram_disk, make_ram_disk(result, options.runs));
   const auto command = guest_command(result.engine, peer, options.kernel,
@@ -216,21 +188,9 @@ Status measure_guest(BenchResult& result, const std::string& peer, const BenchOp
   for (const std::string& word : command) result.command += (result.command.empty() ? "" : " ") + word;
   VERT_ASSIGN(ChildProcess child, ChildProcess::start(command));
   GuestReader reader(result, reference, progress);
-  std::deque<std::string> last_lines;
-  bool running = true;
   progress.step("booting");
-  while (running) {
-    const auto line = child.read_line(silence_limit(options.scale));
-    if (!line) return make_error("{}; its last lines:{}", line.error().message, join(last_lines));
-    if (!*line)
-      return make_error("the guest ended early, status {}; its last lines:{}", child.wait(),
-                        join(last_lines));
-    last_lines.push_back((*line)->text);
-    if (last_lines.size() > kLastLines) last_lines.pop_front();
-    const auto more = reader.take(**line);
-    if (!more) return make_error("{}; its last lines:{}", more.error().message, join(last_lines));
-    running = *more;
-  }
+  VERT_TRY(follow_guest(child, silence_limit(options.scale),
+                        [&](const ChildProcess::Line& line) { return reader.take(line); }));
   if (result.seconds.size() != options.runs)
     return make_error("the guest ran {} times", result.seconds.size());
   const std::string differences = reader.differences();
@@ -239,6 +199,25 @@ Status measure_guest(BenchResult& result, const std::string& peer, const BenchOp
 }
 
 }  // namespace
+
+Status follow_guest(ChildProcess& child, std::chrono::seconds silence,
+                    const std::function<Result<bool>(const ChildProcess::Line&)>& take) {
+  static constexpr std::size_t kLastLines = 12;
+  std::deque<std::string> last_lines;
+  for (bool running = true; running;) {
+    const auto line = child.read_line(silence);
+    if (!line) return make_error("{}; its last lines:{}", line.error().message, join(last_lines));
+    if (!*line)
+      return make_error("the guest ended early, status {}; its last lines:{}", child.wait(),
+                        join(last_lines));
+    last_lines.push_back((*line)->text);
+    if (last_lines.size() > kLastLines) last_lines.pop_front();
+    const auto more = take(**line);
+    if (!more) return make_error("{}; its last lines:{}", more.error().message, join(last_lines));
+    running = *more;
+  }
+  return {};
+}
 
 bool BenchReference::learn(const BenchTask& task, const std::string& checksum) {
   return checksums_.try_emplace(key(task), checksum).first->second == checksum;
@@ -257,28 +236,23 @@ BenchResult run_bench(const std::string& engine, const BenchOptions& options, Be
   BenchResult result;
   result.engine = engine;
   result.tasks = bench_tasks(options.programs, engine, options.scale);
-  std::string peer_path;
+  std::optional<BenchPeer> peer;
   if (engine == "qemu") {
-    const auto peer = find_peer();
+    peer = find_peer();
     if (!peer) {
       result.skipped = true;
-      result.failure = "qemu-system-x86_64 is not installed ('./dev setup' or 'apt install qemu-system-x86')";
+      result.failure = kNoPeer;
       return result;
     }
-    peer_path = peer->path;
     result.version = peer->version;
-    if (!is_current(*peer)) {
-      print_error(fmt::format("vert: QEMU is version {}, not {} or later, to compare with\n", peer->version,
-                              kPeerMajor));
-    }
   }
   const bool bare = engine == "bare";
   progress.start(engine,
                  options.runs * result.tasks.size() + (bare ? 0 : unknown_tasks(result, reference) + 1));
   const Status status = bare ? measure_bare(result, options, reference, progress)
-                             : measure_guest(result, peer_path, options, reference, progress);
+                             : measure_guest(result, peer, options, reference, progress);
   if (!status) result.failure = status.error().message;
-  progress.finish(result);
+  progress.finish(result.measured());
   return result;
 }
 
@@ -304,10 +278,10 @@ void BenchProgress::step(std::string_view what) {
   ++step_;
 }
 
-void BenchProgress::finish(const BenchResult& result) {
+void BenchProgress::finish(bool measured) {
   const double seconds = seconds_between(begin_, Clock::now());
   print_error(fmt::format("{}{}: {} in {:.0f} s\n", terminal_ ? "\r\033[K" : "", engine_,
-                          result.measured() ? "measured" : "failed", seconds));
+                          measured ? "measured" : "failed", seconds));
 }
 
 }  // namespace vert::cli

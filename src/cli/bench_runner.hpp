@@ -2,6 +2,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -9,6 +10,7 @@
 
 #include "base/fd.hpp"
 #include "cli/bench_plan.hpp"
+#include "cli/child_process.hpp"
 
 namespace vert::cli {
 
@@ -18,7 +20,7 @@ class BenchProgress {
   BenchProgress();
   void start(std::string engine, std::size_t steps);
   void step(std::string_view what);
-  void finish(const BenchResult& result);
+  void finish(bool measured);
 
  private:
   bool terminal_;
@@ -53,6 +55,11 @@ class BenchReference {
 
   std::map<Key, std::string> checksums_;
 };
+
+/// Gives each line that a guest prints to `take`, until that says false. Error: its own, `silence` without a
+/// line, or the guest's early end, each with the guest's last lines.
+[[nodiscard]] Status follow_guest(ChildProcess& child, std::chrono::seconds silence,
+                                  const std::function<Result<bool>(const ChildProcess::Line&)>& take);
 
 /// `engine` is bare, qemu, or one of vert's. What goes wrong is in the result. Where bare metal has not run a
 /// guest's tasks yet, it runs them once for `reference`.

@@ -5,9 +5,11 @@
 #include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstdlib>
@@ -17,10 +19,9 @@ namespace vert::cli {
 namespace {
 
 /// Between fork and exec: only async-signal-safe calls. Never returns.
-[[noreturn]] void become(char* const* argv, int output, const ChildProcess::Options& options) {
+[[noreturn]] void become(char* const* argv, int input, int output, const ChildProcess::Options& options) {
   prctl(PR_SET_PDEATHSIG, SIGTERM);
-  const int nothing = open("/dev/null", O_RDONLY);
-  dup2(nothing, STDIN_FILENO);
+  dup2(input >= 0 ? input : open("/dev/null", O_RDONLY), STDIN_FILENO);
   dup2(output, STDOUT_FILENO);
   dup2(output, STDERR_FILENO);
   if (options.kept >= 0) fcntl(options.kept, F_SETFD, 0);
@@ -36,18 +37,27 @@ Result<ChildProcess> ChildProcess::start(const std::vector<std::string>& argv, c
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return make_system_error(errno, "no pipe");
   base::Fd reading(ends[0]);
   const base::Fd writing(ends[1]);
+  base::Fd typed;
+  base::Fd heard;
+  if (options.typed) {
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0)
+      return make_system_error(errno, "no socket");
+    typed = base::Fd(ends[0]);
+    heard = base::Fd(ends[1]);
+  }
   std::vector<char*> arguments;
   for (const std::string& argument : argv) arguments.push_back(const_cast<char*>(argument.c_str()));
   arguments.push_back(nullptr);
   const pid_t pid = fork();
   if (pid < 0) return make_system_error(errno, "cannot start " + argv[0]);
-  if (pid == 0) become(arguments.data(), writing.get(), options);
+  if (pid == 0) become(arguments.data(), heard.get(), writing.get(), options);
   if (options.own_group) setpgid(pid, pid);  // whoever of the two is first
-  return ChildProcess(pid, std::move(reading));
+  return ChildProcess(pid, std::move(typed), std::move(reading));
 }
 
 ChildProcess::ChildProcess(ChildProcess&& other) noexcept
     : pid_(std::exchange(other.pid_, -1)),
+      input_(std::move(other.input_)),
       output_(std::move(other.output_)),
       buffer_(std::move(other.buffer_)) {}
 
@@ -66,20 +76,56 @@ std::optional<ChildProcess::Line> ChildProcess::take_line(bool at_end) {
   return Line{std::move(text), Clock::now()};
 }
 
-Result<std::optional<ChildProcess::Line>> ChildProcess::read_line(std::chrono::seconds limit) {
-  const auto deadline = Clock::now() + limit;
+Result<bool> ChildProcess::read_more(Clock::time_point deadline) {
   for (;;) {
-    if (auto line = take_line(false)) return line;
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
-    if (left.count() <= 0) return make_error("no output for {} s", limit.count());
+    if (left.count() <= 0) return make_error("the time is over");
     pollfd fd = {output_.get(), POLLIN, 0};
     if (poll(&fd, 1, static_cast<int>(left.count()) + 1) <= 0) continue;
     std::array<char, 4096> bytes;
     const ssize_t count = read(output_.get(), bytes.data(), bytes.size());
     if (count < 0 && errno == EINTR) continue;
-    if (count <= 0) return take_line(true);
+    if (count <= 0) return false;
     buffer_.append(bytes.data(), static_cast<std::size_t>(count));
+    return true;
   }
+}
+
+Result<std::optional<ChildProcess::Line>> ChildProcess::read_line(std::chrono::seconds limit) {
+  const auto deadline = Clock::now() + limit;
+  for (;;) {
+    if (auto line = take_line(false)) return line;
+    const auto more = read_more(deadline);
+    if (!more) return make_error("no output for {} s", limit.count());
+    if (!*more) return take_line(true);
+  }
+}
+
+Result<ChildProcess::Clock::time_point> ChildProcess::wait_for(const std::string& text,
+                                                               std::chrono::seconds limit) {
+  static constexpr std::size_t kShown = 1000;
+  const auto deadline = Clock::now() + limit;
+  for (;;) {
+    if (const auto found = buffer_.find(text); found != std::string::npos) {
+      buffer_.erase(0, found + text.size());
+      return Clock::now();
+    }
+    const auto more = read_more(deadline);
+    if (more && *more) continue;
+    const std::string what = more ? "the output ended" : fmt::format("{} s went by", limit.count());
+    return make_error("{} without '{}'; the last of it:\n{}", what, text,
+                      buffer_.substr(buffer_.size() - std::min(buffer_.size(), kShown)));
+  }
+}
+
+Status ChildProcess::type(std::string_view text) {
+  while (!text.empty()) {
+    const ssize_t count = send(input_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return make_system_error(errno, "cannot type");
+    text.remove_prefix(static_cast<std::size_t>(count));
+  }
+  return {};
 }
 
 int ChildProcess::wait() {

@@ -13,13 +13,13 @@
 #include <charconv>
 #include <deque>
 #include <filesystem>
-#include <memory>
 
 #include "base/fd.hpp"
 #include "cli/child_process.hpp"
 #include "cli/commands.hpp"
 #include "cli/file_system_times.hpp"
 #include "cli/image_build_script.hpp"
+#include "cli/temporary_folder.hpp"
 #include "cli/text.hpp"
 #include "storage/convert.hpp"
 #include "storage/new_image.hpp"
@@ -63,29 +63,23 @@ constexpr std::array kSteps = {
     BuildStep{"vert: converting", "making the image smaller", 88},
 };
 
-/// A folder in the one for temporary files, gone with all that is in it. Only this user may enter it. In a
-/// user namespace the script is somebody else: it enters by a descriptor that it inherits, and may do all it
-/// likes in the folder inside.
+/// Where an image is made, in the folder for temporary files. Only this user may enter it. In a user
+/// namespace the script is somebody else: it enters by a descriptor that it inherits, and may do all it likes
+/// in the folder inside.
 class WorkFolder {
  public:
-  static Result<std::unique_ptr<WorkFolder>> create() {
+  static Result<WorkFolder> create() {
     const char* base = ::getenv("TMPDIR");
-    std::string path = std::string(base != nullptr && *base != 0 ? base : "/tmp") + "/vert-build.XXXXXX";
-    if (::mkdtemp(path.data()) == nullptr) return make_system_error(errno, "cannot make " + path);
-    auto folder = std::unique_ptr<WorkFolder>(new WorkFolder(std::move(path)));
-    const std::string inner = folder->inner();
+    VERT_ASSIGN(auto made,
+                TemporaryFolder::create(base != nullptr && *base != 0 ? base : "/tmp", "vert-build."));
+    WorkFolder folder(std::move(made));
+    const std::string inner = folder.inner();
     if (::mkdir(inner.c_str(), 0700) != 0 || ::chmod(inner.c_str(), 0777) != 0)
       return make_system_error(errno, inner);
-    folder->entry_ = base::Fd(::open(inner.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
-    if (!folder->entry_.valid()) return make_system_error(errno, inner);
+    folder.entry_ = base::Fd(::open(inner.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+    if (!folder.entry_.valid()) return make_system_error(errno, inner);
     return folder;
   }
-  ~WorkFolder() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  WorkFolder(const WorkFolder&) = delete;
-  WorkFolder& operator=(const WorkFolder&) = delete;
 
   /// For a file that the script reads.
   [[nodiscard]] Status put(const std::string& name, std::string_view text) const {
@@ -99,9 +93,9 @@ class WorkFolder {
   [[nodiscard]] int entry() const { return entry_.get(); }
 
  private:
-  explicit WorkFolder(std::string path) : path_(std::move(path)) {}
-  [[nodiscard]] std::string inner() const { return path_ + "/shared"; }
-  const std::string path_;
+  explicit WorkFolder(TemporaryFolder folder) : folder_(std::move(folder)) {}
+  [[nodiscard]] std::string inner() const { return folder_.path() + "/shared"; }
+  TemporaryFolder folder_;
   base::Fd entry_;
 };
 
@@ -332,12 +326,12 @@ Status build_image(const ImageBuild& build, const std::function<void(const Build
   const Interruption interruption;
   VERT_ASSIGN(const auto folder, WorkFolder::create());
   VERT_ASSIGN(const std::string settings, build_settings(build, seconds));
-  VERT_TRY(folder->put("settings", settings));
-  VERT_TRY(folder->put("customize.sh", kCustomizeScript));
-  VERT_TRY(install(command_line(build, *folder, seconds), *folder, progress));
+  VERT_TRY(folder.put("settings", settings));
+  VERT_TRY(folder.put("customize.sh", kCustomizeScript));
+  VERT_TRY(install(command_line(build, folder, seconds), folder, progress));
   progress(kSteps.back());
-  VERT_TRY(settle_file_system_times(folder->disk(), kPartitionOffset));
-  Status written = write_output(build, folder->disk());
+  VERT_TRY(settle_file_system_times(folder.disk(), kPartitionOffset));
+  Status written = write_output(build, folder.disk());
   if (!written) ::unlink(build.output.c_str());
   return written;
 }

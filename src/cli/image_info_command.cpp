@@ -60,12 +60,7 @@ std::string snapshot_table(const Qcow2Image& image) {
   for (const Snapshot& snapshot : image.store().snapshots)
     rows.push_back({printable(snapshot.id), printable(snapshot.name), format_size(snapshot.disk_size),
                     format_time(snapshot.seconds)});
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows)
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  std::string text;
-  for (const auto& row : rows) text += table_row(row, widths) + "\n";
-  return text;
+  return format_table(rows);
 }
 
 json qcow2_json(const Qcow2Image& image) {

@@ -41,13 +41,6 @@ std::vector<std::string> row_of(const std::string& name, const Result<json>& inf
           format_time(number_at(*info, "/vert/started"))};
 }
 
-void print_table(const std::vector<std::vector<std::string>>& rows) {
-  std::vector<std::size_t> widths(rows[0].size());
-  for (const auto& row : rows)
-    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
-  for (const auto& row : rows) print_out(table_row(row, widths) + "\n");
-}
-
 class LsCommand final : public Command {
  public:
   explicit LsCommand(CLI::App& parent) : app_(*parent.add_subcommand("ls", "List running VMs")) {
@@ -76,7 +69,7 @@ class LsCommand final : public Command {
     if (json_) {
       print_out(all.dump(2) + "\n");
     } else {
-      print_table(rows);
+      print_out(format_table(rows));
     }
     return kExitOk;
   }

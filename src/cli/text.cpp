@@ -105,4 +105,13 @@ std::string table_row(std::span<const std::string> cells, std::span<const std::s
   return line;
 }
 
+std::string format_table(std::span<const std::vector<std::string>> rows) {
+  std::vector<std::size_t> widths(rows[0].size());
+  for (const auto& row : rows)
+    for (std::size_t i = 0; i < row.size(); ++i) widths[i] = std::max(widths[i], row[i].size());
+  std::string text;
+  for (const auto& row : rows) text += table_row(row, widths) + "\n";
+  return text;
+}
+
 }  // namespace vert::cli

@@ -32,4 +32,7 @@ namespace vert::cli {
 /// One line of a table: each cell padded to its column's width (0: as it is), two spaces between.
 [[nodiscard]] std::string table_row(std::span<const std::string> cells, std::span<const std::size_t> widths);
 
+/// Lines of rows that have as many cells as the first, in aligned columns.
+[[nodiscard]] std::string format_table(std::span<const std::vector<std::string>> rows);
+
 }  // namespace vert::cli
