@@ -88,10 +88,14 @@ WantedBy=multi-user.target
 END
   chroot "$root" systemctl enable ssh-host-keys >/dev/null 2>&1
 fi
-: >"$root/etc/machine-id"  # each machine gets its own
-rm -f "$root/var/lib/dbus/machine-id"
+# Each machine gets its own.
+rm -f "$root/etc/machine-id" "$root/var/lib/dbus/machine-id"
+: >"$root/etc/machine-id"
+chmod 444 "$root/etc/machine-id"
 rm -f "$root/etc/apt/apt.conf.d/99mmdebstrap"
 rm -rf "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+chown 0:0 "$root/var/cache/apt/archives"  # the cache's owner is the user
+chmod 755 "$root/var/cache/apt/archives"
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/ldconfig/* "$root"/var/cache/debconf/*-old
 rm -rf "$root"/var/lib/dpkg/*-old
 # The file system is as old as the newest file in the packages, unless the user says how old, and so is what

@@ -18,12 +18,14 @@ constexpr const char* kMmdebstrap = R"(#!/bin/sh
 set -e
 root=$(mktemp -d)
 trap 'rm -rf "$root"' EXIT
-mkdir "$root/dev" "$root/proc" "$root/sys"
+mkdir -p "$root/dev" "$root/proc" "$root/sys" "$root/var/cache/apt/archives"
 mkdir -p "$root/etc/systemd/network" "$root/etc/systemd/system" "$root/etc/profile.d" "$root/var/lib/dpkg" "$root/tmp"
 echo 'Package: base' >"$root/var/lib/dpkg/status"
 echo old >"$root/etc/issue"
 touch -d @1600000000 "$root/etc/issue" "$root/var/lib/dpkg/status"
 echo new >"$root/etc/made-today"
+chown 1000:1000 "$root/var/cache/apt/archives"
+chmod 700 "$root/var/cache/apt/archives"
 mkdir -p "$root/etc/apt/apt.conf.d"
 echo 'APT::Architecture "amd64";' >"$root/tmp/apt.conf"
 echo 'APT::Install-Recommends "false";' >"$root/etc/apt/apt.conf.d/00mmdebstrap"
@@ -42,6 +44,8 @@ class ImageBuildRun : public testing::Test {
     std::filesystem::create_directories(folder_ / "bin");
     program("mmdebstrap", kMmdebstrap);
     program("chroot", "#!/bin/sh\n");
+    program("chown",
+            "#!/bin/sh\n/bin/chown \"$@\" 2>/dev/null || true\n");  // the tests' user may not be root
     ::setenv("PATH", ((folder_ / "bin") + ":" + path_before_).c_str(), 1);
     ::setenv("TMPDIR", (folder_ / "").c_str(), 1);
     ::unsetenv("SOURCE_DATE_EPOCH");
@@ -131,6 +135,16 @@ TEST_F(ImageBuildRun, WhatMmdebstrapConfiguresAptByIsNotInTheImage) {
   const std::string options = inspect("disk.raw", "ls /etc/apt/apt.conf.d");
   EXPECT_NE(options.find(".."), std::string::npos) << options;
   EXPECT_EQ(options.find("00mmdebstrap"), std::string::npos) << options;
+}
+
+TEST_F(ImageBuildRun, TheOwnerOfTheCacheIsNotInTheImage) {
+  ASSERT_EQ(build("disk.raw", storage::Format::kRaw), "");
+  const std::string listed = inspect("disk.raw", "ls -l /var/cache/apt");
+  const auto line = listed.substr(listed.rfind('\n', listed.find("archives")));
+  EXPECT_NE(line.find("40755"), std::string::npos) << listed;
+  if (::geteuid() == 0) {
+    EXPECT_EQ(line.find("1000"), std::string::npos) << listed;
+  }
 }
 
 TEST_F(ImageBuildRun, NobodyElseCanEnterTheFolderOfTheUnfinishedImage) {
