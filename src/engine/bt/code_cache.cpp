@@ -1,9 +1,17 @@
 #include "engine/bt/code_cache.hpp"
 
 #include <sys/mman.h>
+
+#include <algorithm>
 #include <cstring>
 
 namespace vert::bt {
+
+std::size_t usual_cache_size(unsigned vcpus) {
+  constexpr std::size_t kMebibyte = 1 << 20;
+  constexpr std::size_t kTogether = 256 * kMebibyte;
+  return std::clamp(kTogether / vcpus, 32 * kMebibyte, 128 * kMebibyte);
+}
 
 Result<CodeCache> CodeCache::create(std::size_t size) {
   // Anonymous, for perf looks names up in its map files for such memory only.

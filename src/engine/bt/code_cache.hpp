@@ -12,6 +12,10 @@
 
 namespace vert::bt {
 
+/// Of each vCPU's, in bytes. When one is full, all its code is made anew, the kernel's too: a boot of a
+/// distribution makes some 300 MiB, since each process has its libraries at other addresses.
+[[nodiscard]] std::size_t usual_cache_size(unsigned vcpus);
+
 class CodeCache {
  public:
   /// Error: the host has not the memory, or forbids executable memory.
@@ -21,6 +25,7 @@ class CodeCache {
   [[nodiscard]] u32 position() const { return position_; }
   [[nodiscard]] u32 cold_position() const { return cold_position_; }
   [[nodiscard]] std::size_t room() const { return cold_position_ - position_; }
+  [[nodiscard]] std::size_t size() const { return writable_.size(); }
   [[nodiscard]] std::size_t used() const { return writable_.size() - room(); }
   [[nodiscard]] u8* write_at(u32 offset) { return writable_.data() + offset; }
   /// Takes room for hot code and for cold code, which was written before `cold_position()`.

@@ -21,7 +21,6 @@ using cpu::ExitInfo;
 
 namespace {
 
-constexpr std::size_t kCacheSize = 32 * 1024 * 1024;
 /// How many instructions the fallback engine runs where generated code cannot run at all.
 constexpr u64 kForeignSteps = 64;
 constexpr auto kUserMode = static_cast<unsigned>(cpu::Privilege::kUser);
@@ -50,7 +49,7 @@ ModeWords words_of(const Mode& mode) {
 Result<std::unique_ptr<Runtime>> Runtime::create(const cpu::VcpuContext& vcpu,
                                                  std::unique_ptr<cpu::FallbackEngine> fallback) {
   VERT_ASSIGN(auto context, ContextMemory::create());
-  VERT_ASSIGN(auto cache, CodeCache::create(kCacheSize));
+  VERT_ASSIGN(auto cache, CodeCache::create(usual_cache_size(vcpu.topology.vcpu_count)));
   VERT_ASSIGN(auto supervisor_returns, ReturnStack::create());
   VERT_ASSIGN(auto user_returns, ReturnStack::create());
   VERT_ASSIGN(auto smap_returns, ReturnStack::create());
@@ -76,7 +75,7 @@ Runtime::Runtime(const cpu::VcpuContext& vcpu, std::unique_ptr<cpu::FallbackEngi
   context_->owner = this;
   context_->state_layout = state_layout(*vcpu_.model);
   context_->code_begin = reinterpret_cast<u64>(cache_.code(0));
-  context_->code_size = kCacheSize;
+  context_->code_size = cache_.size();
   init(*context_, vcpu_);
   forget_all_code();
   base::add_fault_handler(&Runtime::on_fault);

@@ -96,6 +96,7 @@ Block* Runtime::find(u64 rip, const Mode& mode, unsigned tries) {
 /// hot code follows its own, in place of a jump.
 Block* Runtime::translate(u32 page_index, u64 rip, const Mode& mode) {
   const Sampler::In phase(sampler_.get(), Sampler::Phase::kTranslation);
+  const Windows::Uncounted uncounted(windows_);
   if (cache_.room() < kRoomForBlock) {
     const CodePage page = store_.page(page_index);
     forget_all_code();

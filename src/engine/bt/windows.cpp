@@ -202,6 +202,12 @@ void Windows::leave(Space& space) {
   space.cost = 0;
 }
 
+Windows::Uncounted::Uncounted(Windows& windows) : windows_(windows), begin_(now_ns()) {}
+
+Windows::Uncounted::~Uncounted() {
+  if (windows_.last_look_ != 0) windows_.last_look_ += now_ns() - begin_;
+}
+
 /// Adds the time since this was last asked to the present space's.
 void Windows::count_time() {
   const u64 now = now_ns();

@@ -72,6 +72,19 @@ class Windows {
   /// The vCPU was found in CPL 3: counts its time, opens windows, closes those that cost too much. To be
   /// called at interrupts.
   void look();
+  /// While one of these lives, the vCPU translates: that is not counted as the address space's run. Else the
+  /// short programs of which a boot consists would get windows, and their code would be made twice.
+  class Uncounted {
+   public:
+    explicit Uncounted(Windows& windows);
+    ~Uncounted();
+    Uncounted(const Uncounted&) = delete;
+    Uncounted& operator=(const Uncounted&) = delete;
+
+   private:
+    Windows& windows_;
+    const u64 begin_;
+  };
   /// The vCPU stops running for a while, which is nobody's time.
   void pause() { last_look_ = 0; }
 

@@ -124,5 +124,12 @@ TEST_F(ThunksTest, TheHostGetsAnEmptyX87Stack) {
   EXPECT_EQ(tags, 0xFFFF);
 }
 
+TEST(CodeCacheTest, ManyVcpusHaveSmallerCachesThatSuffice) {
+  constexpr std::size_t kMebibyte = 1 << 20;
+  EXPECT_EQ(bt::usual_cache_size(1), 128 * kMebibyte);
+  EXPECT_EQ(bt::usual_cache_size(4), 64 * kMebibyte);
+  EXPECT_EQ(bt::usual_cache_size(64), 32 * kMebibyte);
+}
+
 }  // namespace
 }  // namespace vert::test

@@ -220,6 +220,22 @@ TEST_F(WindowsTest, OpenAfterATimeAndCloseWhenTheyCostTooMuch) {
   EXPECT_FALSE(windows_->open());
 }
 
+TEST_F(WindowsTest, TimeForTranslatingDoesNotOpenThem) {
+  constexpr unsigned kMillisecond = 1'000'000;  // ns
+  paging_.map(kPage, PagingRig::kPage, kFlags);
+  make({.open_after = 150 * kMillisecond, .allowance = 0, .pages = 4096, .tables = 4096, .windows = 8});
+  windows_->look();
+  {
+    const Windows::Uncounted uncounted(*windows_);
+    usleep(160'000);
+  }
+  windows_->look();
+  EXPECT_FALSE(windows_->open());
+  usleep(160'000);
+  windows_->look();
+  EXPECT_TRUE(windows_->open());
+}
+
 TEST_F(WindowsTest, CloseWhenFaultsThatTheyCannotSettleCostTooMuch) {
   paging_.map(kPage, PagingRig::kPage, kFlags);
   struct Case {
