@@ -98,6 +98,13 @@ chown 0:0 "$root/var/cache/apt/archives"  # the cache's owner is the user
 chmod 755 "$root/var/cache/apt/archives"
 rm -rf "$root"/var/log/*.log "$root"/var/log/apt/* "$root"/var/cache/ldconfig/* "$root"/var/cache/debconf/*-old
 rm -rf "$root"/var/lib/dpkg/*-old
+# With fakechroot absolute links were made to lead into the folder.
+if [ "${MMDEBSTRAP_MODE-}" = fakechroot ]; then
+  find "$root" -xdev -type l -lname "$root/*" | while IFS= read -r link; do
+    target=$(readlink "$link")
+    ln -sfnT "${target#"$root"}" "$link"
+  done
+fi
 # The file system is as old as the newest file in the packages, unless the user says how old, and so is what
 # this build made.
 started=$(stat -c %Y "$here/settings")

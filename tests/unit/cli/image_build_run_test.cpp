@@ -137,6 +137,16 @@ TEST_F(ImageBuildRun, WhatMmdebstrapConfiguresAptByIsNotInTheImage) {
   EXPECT_EQ(options.find("00mmdebstrap"), std::string::npos) << options;
 }
 
+TEST_F(ImageBuildRun, LinksThatFakechrootLedIntoItsFolderLeadIntoTheImage) {
+  std::string text = kMmdebstrap;
+  text.replace(text.find("sh -c \"$hook\""), 0,
+               "ln -s \"$root/etc/issue\" \"$root/etc/link\"\nexport MMDEBSTRAP_MODE=fakechroot\n");
+  program("mmdebstrap", text);
+  ASSERT_EQ(build("disk.raw", storage::Format::kRaw), "");
+  const std::string link = inspect("disk.raw", "stat /etc/link");
+  EXPECT_NE(link.find("link dest: \"/etc/issue\""), std::string::npos) << link;
+}
+
 TEST_F(ImageBuildRun, TheOwnerOfTheCacheIsNotInTheImage) {
   ASSERT_EQ(build("disk.raw", storage::Format::kRaw), "");
   const std::string listed = inspect("disk.raw", "ls -l /var/cache/apt");
