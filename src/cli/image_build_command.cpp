@@ -25,7 +25,8 @@ constexpr const char* kExamples = R"(Examples:
   With Debian's kernel for all hardware, and an SSH server that lets your key in:
     vert image build debian --package linux-image-amd64 --ssh-key ~/.ssh/id_ed25519.pub -o web.qcow2
 
-No root is needed where user namespaces are allowed. Packages are kept in ~/.cache/vert/packages.
+No root is needed where user namespaces are allowed or fakechroot is installed. Packages are kept in
+~/.cache/vert/packages.
 
 The same call gives the same file, byte by byte, as long as the mirror has the same packages. What the build
 makes is as old as the newest file in the packages; SOURCE_DATE_EPOCH, if set, is that time instead.)";
