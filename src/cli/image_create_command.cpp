@@ -1,6 +1,9 @@
 // `vert image create` and `vert image resize`.
 #include <unistd.h>
 
+#include <cerrno>
+
+#include "cli/disk_choice.hpp"
 #include "cli/image_commands.hpp"
 #include "cli/image_options.hpp"
 #include "cli/text.hpp"
@@ -20,7 +23,8 @@ constexpr const char* kResizeExamples = R"(Examples:
   vert image resize disk.qcow2 +10G
   vert image resize --shrink disk.qcow2 5G    what lies behind 5G is lost
 
-Grow the partition and the file system from within the guest afterwards; before a shrink, make them smaller.)";
+Grow the partition and the file system from within the guest afterwards; before a shrink, make them smaller.
+'vert disk resize' grows the disk of a running VM.)";
 
 class CreateCommand final : public Command {
  public:
@@ -97,8 +101,8 @@ class ResizeCommand final : public Command {
       VERT_ASSIGN(options.format, parse_format(format_));
     }
     VERT_ASSIGN(const auto context, storage::IoContext::create());
-    VERT_ASSIGN(const auto image, context->complete(open_image(*context, path_, options)));
-    VERT_ASSIGN(const u64 size, new_size(image->size()));
+    VERT_ASSIGN(const auto image, open(*context, options));
+    VERT_ASSIGN(const u64 size, parse_new_size(size_, image->size()));
     if (size < image->size() && !shrink_)
       return make_error(
           "{} is less than '{}' has ({}); what is behind it would be lost: use --shrink for that",
@@ -109,13 +113,14 @@ class ResizeCommand final : public Command {
   }
 
  private:
-  [[nodiscard]] Result<u64> new_size(u64 now) const {
-    const bool more = size_.starts_with("+");
-    const bool less = size_.starts_with("-");
-    VERT_ASSIGN(const u64 number, parse_image_size(more || less ? size_.substr(1) : size_));
-    if (less && number > now) return make_error("'{}' has only {}", path_, format_size(now));
-    const u64 size = more ? now + number : less ? now - number : number;
-    return (size + 511) / 512 * 512;
+  Result<std::unique_ptr<storage::Image>> open(storage::IoContext& context,
+                                               const storage::ImageOptions& options) {
+    auto image = context.complete(open_image(context, path_, options));
+    if (image || image.error().system_error != EBUSY) return image;
+    const auto user = find_disk_of(path_);
+    if (!user) return image;
+    return make_error("'{}' is the disk {} of the running VM '{}'; use 'vert disk resize {} {} {}'", path_,
+                      user->disk, user->machine, user->machine, user->disk, size_);
   }
 
   CLI::App& app_;

@@ -123,6 +123,15 @@ Result<u64> parse_image_size(const std::string& text) {
   return static_cast<u64>(bytes);
 }
 
+Result<u64> parse_new_size(const std::string& text, u64 now) {
+  const bool more = text.starts_with("+");
+  const bool less = text.starts_with("-");
+  VERT_ASSIGN(const u64 number, parse_image_size(more || less ? text.substr(1) : text));
+  if (less && number > now) return make_error("it has only {}", format_size(now));
+  const u64 size = more ? now + number : less ? now - number : number;
+  return (size + 511) / 512 * 512;
+}
+
 Result<CreationOptions> parse_creation_options(const std::string& text, Format format) {
   CreationOptions options;
   options.image.format = format;

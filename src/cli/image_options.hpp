@@ -16,6 +16,8 @@ namespace vert::cli {
 [[nodiscard]] const char* format_name(storage::Format format);
 /// As named, or by the file's name: raw for *.raw and *.img, else qcow2.
 [[nodiscard]] Result<storage::Format> new_format(const std::string& name, const std::string& path);
+/// A new size as for `qemu-img resize`: one, or what is more (+) or less (-) than `now`. In whole sectors.
+[[nodiscard]] Result<u64> parse_new_size(const std::string& text, u64 now);
 /// As for qemu-img: "10G", "1.5T", "512k", or a number of bytes.
 [[nodiscard]] Result<u64> parse_image_size(const std::string& text);
 

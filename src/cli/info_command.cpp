@@ -33,12 +33,21 @@ std::string optional_row(const json& info, std::string_view what, const std::str
   return value == "?" || value.empty() ? "" : row(what, value);
 }
 
+std::string disk_rows(const json& info) {
+  std::string rows;
+  for (std::size_t i = 0; info.contains(json::json_pointer(fmt::format("/vert/disks/{}", i))); ++i)
+    rows += row("disk " + text_at(info, fmt::format("/vert/disks/{}/id", i)),
+                fmt::format("{}, {}", text_at(info, fmt::format("/config/disks/{}/path", i)),
+                            format_size(number_at(info, fmt::format("/vert/disks/{}/size", i)))));
+  return rows;
+}
+
 std::string describe(const std::string& name, const json& info) {
   const u64 started = number_at(info, "/vert/started");
   const auto now = static_cast<u64>(::time(nullptr));
   std::string state = text_at(info, "/state");
   std::ranges::transform(state, state.begin(), [](unsigned char c) { return std::tolower(c); });
-  return name + "\n" + row("state", state) +
+  return name + "\n" + row("state", state) + optional_row(info, "because", "/vert/pause_reason") +
          row("up since", fmt::format("{} ({})", format_time(started),
                                      format_duration(now > started ? now - started : 0))) +
          row("engine", text_at(info, "/vert/engine")) +
@@ -47,7 +56,7 @@ std::string describe(const std::string& name, const json& info) {
          row("memory", format_size(number_at(info, "/config/memory/size"))) +
          optional_row(info, "kernel", "/config/payload/kernel") +
          optional_row(info, "initial RAM disk", "/config/payload/initramfs") +
-         optional_row(info, "command line", "/config/payload/cmdline") +
+         optional_row(info, "command line", "/config/payload/cmdline") + disk_rows(info) +
          row("serial console", text_at(info, "/config/serial/mode")) +
          row("process",
              fmt::format("{}, vert {}", text_at(info, "/vert/pid"), text_at(info, "/vert/version")));

@@ -28,7 +28,8 @@ std::string state_of(const Result<json>& info) {
   std::string state = text_at(*info, "/state");
   if (state == "Created") return "starting";
   std::ranges::transform(state, state.begin(), [](unsigned char c) { return std::tolower(c); });
-  return state;
+  const std::string reason = text_at(*info, "/vert/pause_reason");
+  return reason.empty() || reason == "?" ? state : state + " (see 'vert info')";
 }
 
 std::vector<std::string> row_of(const std::string& name, const Result<json>& info) {

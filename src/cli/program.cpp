@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cli/commands.hpp"
+#include "cli/disk_command.hpp"
 #include "cli/text.hpp"
 
 namespace vert::cli {
@@ -140,9 +141,10 @@ Result<int> parse_and_run(int argc, const char* const* argv) {
 
 std::vector<std::unique_ptr<Command>> make_commands(CLI::App& app) {
   std::vector<std::unique_ptr<Command>> commands;
-  for (const auto make : {make_run_command, make_ls_command, make_info_command, make_console_command,
-                          make_stop_command, make_kill_command, make_pause_command, make_resume_command,
-                          make_image_command, make_bench_command, make_explain_command, make_doctor_command})
+  for (const auto make :
+       {make_run_command, make_ls_command, make_info_command, make_console_command, make_stop_command,
+        make_kill_command, make_pause_command, make_resume_command, make_image_command, make_disk_command,
+        make_bench_command, make_explain_command, make_doctor_command})
     commands.push_back(make(app));
   for (const auto& command : commands) set_up(command->app());
   return commands;

@@ -92,8 +92,10 @@ json config_json(const VmDescription& description) {
   for (const std::string& device : config.devices) devices.push_back(text(device));
   json disks = json::array();
   for (const machine::DiskConfig& disk : config.disks)
-    disks.push_back(
-        {{"path", text(disk.path)}, {"readonly", disk.image.read_only}, {"serial", text(disk.serial)}});
+    disks.push_back({{"id", machine::disk_id(disks.size())},
+                     {"path", text(disk.path)},
+                     {"readonly", disk.image.read_only},
+                     {"serial", text(disk.serial)}});
   return {{"cpus", {{"boot_vcpus", config.cpus}, {"max_vcpus", config.cpus}}},
           {"memory", {{"size", config.memory_bytes}}},
           {"payload", std::move(payload)},
@@ -104,6 +106,12 @@ json config_json(const VmDescription& description) {
             {"cpu_model", text(config.cpu_model)},
             {"devices", std::move(devices)},
             {"no_reboot", config.no_reboot}}}};
+}
+
+json disks_json(const Vm& vm) {
+  json disks = json::array();
+  for (const machine::DiskState& disk : vm.disks()) disks.push_back({{"id", disk.id}, {"size", disk.size}});
+  return disks;
 }
 
 ApiAnswer info(Vm& vm, const json& /*arguments*/) {
@@ -118,6 +126,8 @@ ApiAnswer info(Vm& vm, const json& /*arguments*/) {
                  {"version", kVersion},
                  {"engine", description.engine},
                  {"started", description.started_seconds},
+                 {"pause_reason", text(vm.pause_reason())},
+                 {"disks", disks_json(vm)},
                  {"running_ns", statistics.host_ns},
                  {"instructions", statistics.instructions}}}});
 }
@@ -207,6 +217,16 @@ ApiAnswer console_size(Vm& vm, const json& arguments) {
   return {};
 }
 
+ApiAnswer resize_disk(Vm& vm, const json& arguments) {
+  const std::string id = arguments.value("id", json()).is_string() ? arguments["id"].get<std::string>() : "";
+  if (id.empty()) return refuse(kBadRequest, "'id' must be a disk, such as \"vda\"");
+  const auto size = number(arguments, "desired_size", 0, std::numeric_limits<u64>::max() / 2);
+  if (!size) return refuse(kBadRequest, size.error().message);
+  if (vm.state() == State::kPaused) return refuse(kBadRequest, "the VM is paused; resume it first");
+  if (const Status grown = vm.grow_disk(id, *size); !grown) return refuse(kBadRequest, grown.error().message);
+  return {};
+}
+
 ApiAnswer reboot(Vm& vm, const json& /*arguments*/) {
   vm.reset();
   return {};
@@ -230,6 +250,7 @@ constexpr std::array kEndpoints = {
     Endpoint{"vm.pause", "PUT", pause},
     Endpoint{"vm.resume", "PUT", resume},
     Endpoint{"vm.power-button", "PUT", power_button},
+    Endpoint{"vm.resize-disk", "PUT", resize_disk},
     Endpoint{"vm.reboot", "PUT", reboot},
     Endpoint{"vm.shutdown", "PUT", shut_down},
     Endpoint{"vm.console", "GET", console},

@@ -14,12 +14,17 @@ class MachineVm final : public Vm {
 
   [[nodiscard]] const VmDescription& description() const override { return description_; }
   [[nodiscard]] machine::Machine::State state() const override { return machine_.state(); }
+  [[nodiscard]] std::string pause_reason() const override { return machine_.pause_reason(); }
   [[nodiscard]] machine::MachineStatistics statistics() const override { return machine_.statistics(); }
   [[nodiscard]] Status pause() override { return machine_.pause(); }
   void resume() override { machine_.resume(); }
   void press_power_button() override { machine_.press_power_button(); }
   void reset() override { machine_.reset(); }
   void shut_down() override { machine_.stop(); }
+  [[nodiscard]] std::vector<machine::DiskState> disks() const override { return machine_.disks(); }
+  [[nodiscard]] Status grow_disk(const std::string& id, u64 size) override {
+    return machine_.grow_disk(id, size);
+  }
   [[nodiscard]] Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters() override {
     return machine_.engine_counters();
   }

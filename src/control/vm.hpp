@@ -30,6 +30,8 @@ class Vm {
   virtual ~Vm() = default;
   [[nodiscard]] virtual const VmDescription& description() const = 0;
   [[nodiscard]] virtual machine::Machine::State state() const = 0;
+  /// As Machine::pause_reason().
+  [[nodiscard]] virtual std::string pause_reason() const = 0;
   [[nodiscard]] virtual machine::MachineStatistics statistics() const = 0;
 
   // Errors: the machine does not answer.
@@ -40,6 +42,10 @@ class Vm {
   virtual void reset() = 0;
   /// The machine, and with it vert, ends soon.
   virtual void shut_down() = 0;
+
+  [[nodiscard]] virtual std::vector<machine::DiskState> disks() const = 0;
+  /// As Machine::grow_disk().
+  [[nodiscard]] virtual Status grow_disk(const std::string& id, u64 size) = 0;
 
   [[nodiscard]] virtual Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters() = 0;
   [[nodiscard]] virtual Result<bool> start_sampling() = 0;

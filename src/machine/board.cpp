@@ -115,8 +115,9 @@ Status Board::add_optional(const std::string& name, const BoardEvents& events) {
 }
 
 Status Board::add_disk(const DiskConfig& config, unsigned cpus, const BoardEvents& events) {
-  VERT_ASSIGN(auto disk,
-              open_disk(config, cpus, [full = events.disk_full, path = config.path] { full(path); }));
+  VERT_ASSIGN(auto disk, open_disk(config, cpus,
+                                   {.on_full = [full = events.disk_full, path = config.path] { full(path); },
+                                    .on_error = events.disk_error}));
   disks_.push_back(disk.get());
   return add_virtio("virtio-blk", std::move(disk));
 }

@@ -43,6 +43,8 @@ struct BoardEvents {
   std::function<void(std::span<const u8>)> console_output;
   /// On the thread of a disk: the host has no room for what the guest writes to it.
   std::function<void(const std::string& path)> disk_full;
+  /// There, too: the host failed, and the guest sees that its disk did. The error names the file.
+  std::function<void(const Error&)> disk_error;
 };
 
 class Board {
@@ -73,6 +75,8 @@ class Board {
   [[nodiscard]] device::FwCfg& fw_cfg() { return fw_cfg_; }
   [[nodiscard]] device::IoApic& io_apic() { return io_apic_; }
 
+  /// In the order in which they were added.
+  [[nodiscard]] std::span<device::virtio::Block* const> disks() const { return disks_; }
   /// What the guest wrote to them is in the images' files. While paused.
   [[nodiscard]] Status flush_disks();
 

@@ -64,7 +64,9 @@ Result<std::unique_ptr<BootFiles>> read_from_disk(const MachineConfig& config, b
   VERT_ASSIGN(const auto context, storage::IoContext::create());
   VERT_ASSIGN(const auto image, context->complete(storage::open_image(*context, disk.path, options)));
   disk_boot::ImageReader reader(*context, *image);
-  VERT_ASSIGN(auto found, disk_boot::find_disk_boot(reader, disk.path));
+  auto search = disk_boot::find_disk_boot(reader, disk.path);
+  if (!search) return std::unexpected(reader.failure().value_or(search.error()));
+  disk_boot::DiskBoot found = std::move(*search);
   if (config.notice) config.notice(found.description);
   auto files = std::make_unique<BootFiles>();
   files->kernel = std::move(found.kernel);

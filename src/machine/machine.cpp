@@ -151,6 +151,7 @@ struct Machine::Impl final : VcpuOwner {
   bool reset_requested = false;
   bool pause_requested = false;  // by a device, which cannot wait until the machine is paused
   bool paused = false;           // somebody asked for it
+  std::string pause_reason;      // a device's
   std::optional<u64> began_ns;
   std::optional<u64> ended_ns;
 };
@@ -196,6 +197,10 @@ BoardEvents Machine::Impl::board_events() {
             if (config.serial != nullptr) config.serial->write(bytes);
           },
       .disk_full = [this](const std::string& path) { disk_full(path); },
+      .disk_error =
+          [this](const Error& error) {
+            if (config.notice) config.notice(fmt::format("{}; the guest gets an I/O error", error.message));
+          },
   };
 }
 
@@ -287,14 +292,14 @@ void Machine::Impl::request_reset() {
 }
 
 void Machine::Impl::disk_full(const std::string& path) {
+  std::string reason = fmt::format(
+      "no room on the host for what the guest writes to '{}'; make room, then 'vert resume' it", path);
   {
     const std::scoped_lock lock(mutex);
     if (std::exchange(pause_requested, true)) return;
+    pause_reason = reason;
   }
-  if (config.notice)
-    config.notice(fmt::format(
-        "paused: no room on the host for what the guest writes to '{}'; make room, then 'vert resume' it",
-        path));
+  if (config.notice) config.notice("paused: " + reason);
   changed.notify_all();
 }
 
@@ -472,6 +477,11 @@ Machine::State Machine::state() const {
   return impl_->began_ns ? State::kRunning : State::kCreated;
 }
 
+std::string Machine::pause_reason() const {
+  const std::scoped_lock lock(impl_->mutex);
+  return impl_->paused ? impl_->pause_reason : "";
+}
+
 Status Machine::pause() { return impl_->pause(); }
 
 void Machine::resume() {
@@ -479,6 +489,7 @@ void Machine::resume() {
   {
     const std::scoped_lock lock(impl_->mutex);
     impl_->paused = false;
+    impl_->pause_reason.clear();
   }
   impl_->go_on();
 }
@@ -486,6 +497,24 @@ void Machine::resume() {
 void Machine::reset() { impl_->request_reset(); }
 
 void Machine::press_power_button() { impl_->board->power_management().press_power_button(); }
+
+std::vector<DiskState> Machine::disks() const {
+  std::vector<DiskState> all;
+  for (const auto* const disk : impl_->board->disks()) all.push_back({disk_id(all.size()), disk->size()});
+  return all;
+}
+
+Status Machine::grow_disk(const std::string& id, u64 size) {
+  constexpr u64 kSector = device::virtio::block::kSectorSize;
+  const auto all = disks();
+  const auto found = std::ranges::find(all, id, &DiskState::id);
+  if (found == all.end()) return make_error("there is no disk '{}'", id);
+  const auto index = static_cast<std::size_t>(found - all.begin());
+  if (size < found->size)
+    return make_error("{} has {} bytes; the disk of a running VM can only grow", id, found->size);
+  if (impl_->config.disks[index].image.read_only) return make_error("{} is read-only", id);
+  return impl_->board->disks()[index]->resize((size + kSector - 1) / kSector * kSector);
+}
 
 Result<std::vector<std::vector<cpu::CounterGroup>>> Machine::engine_counters() {
   return impl_->while_idle([this] {

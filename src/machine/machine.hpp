@@ -96,6 +96,8 @@ class Machine {
 
   enum class State : u8 { kCreated, kRunning, kPaused, kEnded };
   [[nodiscard]] State state() const;
+  /// Why it is paused, in one line, unless somebody asked for that: "".
+  [[nodiscard]] std::string pause_reason() const;
   /// Stops the vCPUs, and all of the guest's time. On return nothing runs. Error: a vCPU does not stop; the
   /// machine runs on.
   [[nodiscard]] Status pause();
@@ -104,6 +106,11 @@ class Machine {
   void press_power_button();
   /// As the button next to it. A paused machine stays paused.
   void reset();
+
+  [[nodiscard]] std::vector<DiskState> disks() const;
+  /// Gives the image and the guest's disk more bytes. Error: there is no such disk, it has more, or its image
+  /// cannot grow.
+  [[nodiscard]] Status grow_disk(const std::string& id, u64 size);
 
   // What follows stops the vCPUs for as long as it takes to look, while clocks go on: microseconds mostly.
   // Error: a vCPU does not stop, in one line that says where it is.

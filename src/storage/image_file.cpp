@@ -10,6 +10,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <chrono>
+#include <thread>
 
 namespace vert::storage {
 namespace {
@@ -28,6 +30,15 @@ Status shared_lock(int fd, off_t at) {
   lock.l_len = 1;
   if (::fcntl(fd, F_OFD_SETLK, &lock) == 0) return {};
   return make_system_error(errno, "lock");
+}
+
+void unlock(int fd) {
+  struct flock lock = {};
+  lock.l_type = F_UNLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = kUsedBase;
+  lock.l_len = 2 * (kRefusedBase - kUsedBase);
+  static_cast<void>(::fcntl(fd, F_OFD_SETLK, &lock));
 }
 
 /// Whether another user has a lock there.
@@ -88,12 +99,27 @@ Result<std::unique_ptr<ImageFile>> ImageFile::create(IoContext& context, const s
   return file;
 }
 
-/// Readers share an image; a writer has it alone. File systems without such locks do without.
+/// A process that was killed is gone a moment before its requests to io_uring, which keep its locks.
 Status ImageFile::lock() {
+  constexpr auto kPatience = std::chrono::seconds(1);
+  constexpr auto kPause = std::chrono::milliseconds(10);
+  const auto end = std::chrono::steady_clock::now() + kPatience;
+  while (true) {
+    Status locked = try_lock();
+    if (locked || std::chrono::steady_clock::now() >= end) return locked;
+    unlock(fd_.get());
+    std::this_thread::sleep_for(kPause);
+  }
+}
+
+/// Readers share an image; a writer has it alone. File systems without such locks do without.
+Status ImageFile::try_lock() {
   const int fd = fd_.get();
-  const auto busy = [&] {
-    return make_error("'{}' is in use by another process; stop that, or open it with readonly{}", path_,
-                      options_.read_only ? " there, too" : " in both");
+  const auto busy = [&]() -> Status {
+    return std::unexpected(
+        Error{fmt::format("'{}' is in use by another process; stop that, or open it with readonly{}", path_,
+                          options_.read_only ? " there, too" : " in both"),
+              EBUSY});
   };
   const auto take = [&](off_t at) {
     const auto taken = shared_lock(fd, at);
@@ -145,6 +171,14 @@ Error ImageFile::failure(i64 result, const char* what) const {
   return make_system_error(static_cast<int>(-result), fmt::format("cannot {} '{}'", what, path_)).error();
 }
 
+Status ImageFile::check_end(u64 end) const {
+  if (unit_ == 0) return {};
+  VERT_ASSIGN(const u64 size, this->size());
+  if (end <= (size + unit_ - 1) / unit_ * unit_) return {};
+  return std::unexpected(Error{
+      fmt::format("'{}' is cut short: it ends at byte {}, and {} are to be read", path_, size, end), EIO});
+}
+
 Task<Status> ImageFile::read(u64 offset, Buffers buffers) {
   u64 done = 0;
   std::vector<iovec> rest;
@@ -155,6 +189,7 @@ Task<Status> ImageFile::read(u64 offset, Buffers buffers) {
     if (got == -EINTR || got == -EAGAIN) continue;
     if (got < 0) co_return std::unexpected(failure(got, "read"));
     if (got == 0) {  // the end of the file
+      VERT_CO_TRY(check_end(offset + size));
       fill_zero(buffers);
       co_return Status{};
     }

@@ -28,7 +28,7 @@ struct FileOptions {
 
 class ImageFile {
  public:
-  /// The errors are one line each: no such file, locked by another process, a folder, ...
+  /// The errors are one line each: no such file, locked by another process (EBUSY), a folder, ...
   [[nodiscard]] static Result<std::unique_ptr<ImageFile>> open(IoContext& context, const std::string& path,
                                                                const FileOptions& options);
   /// A new, empty file in place of whatever was there.
@@ -52,6 +52,10 @@ class ImageFile {
   [[nodiscard]] u64 allocated_size() const;
   /// Of a block device that means nothing, and fails unless it is its size.
   [[nodiscard]] Status set_size(u64 size);
+
+  /// From now on it is an error (EIO) to read behind the file's end, but for the rest of its last unit:
+  /// someone cut the file short.
+  void expect_whole_units(u64 bytes) { unit_ = bytes; }
 
   // All of it or an error, whose `system_error` is the system call's errno. Any number of pieces, at any
   // alignment.
@@ -79,6 +83,8 @@ class ImageFile {
   ImageFile(IoContext& context, std::string path, const FileOptions& options)
       : context_(context), path_(std::move(path)), options_(options) {}
   [[nodiscard]] Status lock();
+  [[nodiscard]] Status try_lock();
+  [[nodiscard]] Status check_end(u64 end) const;
   [[nodiscard]] int fd_for(u64 offset, Buffers buffers) const;
   [[nodiscard]] Error failure(i64 result, const char* what) const;
 
@@ -88,6 +94,7 @@ class ImageFile {
   base::Fd fd_;
   base::Fd direct_;  // with kNone: opened with O_DIRECT
   u64 direct_alignment_ = 0;
+  u64 unit_ = 0;  // 0: the file may end anywhere
 };
 
 }  // namespace vert::storage

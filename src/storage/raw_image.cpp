@@ -13,6 +13,7 @@ constexpr u64 kZeroPiece = 64 << 10;
 
 Result<std::unique_ptr<Image>> RawImage::open(std::unique_ptr<ImageFile> file, bool was_probed) {
   VERT_ASSIGN(const u64 size, file->size());
+  file->expect_whole_units(kSectorSize);
   // A last sector that is cut short is a whole one for the guest; what the file lacks reads as zeroes.
   return std::unique_ptr<Image>(
       new RawImage(std::move(file), (size + kSectorSize - 1) / kSectorSize * kSectorSize, was_probed));

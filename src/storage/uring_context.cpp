@@ -16,6 +16,9 @@ Result<std::unique_ptr<IoContext>> UringContext::create() {
     return make_system_error(-status, "cannot use io_uring");
   }
   context->watch_wake_up();
+  // A sandbox may allow a ring, and then not let it be used.
+  if (const int status = ::io_uring_submit(&context->ring_); status < 0)
+    return make_system_error(-status, "cannot use io_uring");
   return context;
 }
 

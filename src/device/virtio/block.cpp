@@ -168,6 +168,7 @@ void Block::reset() {
     end_parked(false, nullptr);
     for (Queue& queue : queues_) queue = {};
     host_ = nullptr;
+    reported_ = false;
     writeback_ = options_.write_cache;
   });
 }
@@ -336,7 +337,7 @@ storage::Task<Block::Answer> Block::carry_out(Header header, Slot& slot) {
     case block::kGetId: co_return answer_id(slot.request);
     case block::kFlush: {
       const Status flushed = co_await image_->flush();
-      co_return Answer{.status = flushed ? block::kOk : block::kIoError, .full = is_full(flushed)};
+      co_return answer_to(flushed);
     }
     default: co_return Answer{.status = block::kUnsupported};
   }
@@ -352,12 +353,11 @@ storage::Task<Block::Answer> Block::transfer(Header header, Slot& slot) {
   if (reads) {
     slot.data = storage::slice(pieces_of(request.writable), 0, size);
     const Status done = co_await image_->read(offset, slot.data);
-    co_return Answer{.status = done ? block::kOk : block::kIoError,
-                     .written = done ? static_cast<u32>(size) : 0};
+    co_return answer_to(done, static_cast<u32>(size));
   }
   slot.data = storage::slice(pieces_of(request.readable), sizeof(Header), size);
   const Status done = co_await stable(co_await image_->write(offset, slot.data));
-  co_return Answer{.status = done ? block::kOk : block::kIoError, .full = is_full(done)};
+  co_return answer_to(done);
 }
 
 /// A driver that does not flush, or that switched the cache off, gets stable writes (virtio 1.2, 5.2.6.2).
@@ -393,7 +393,14 @@ storage::Task<Block::Answer> Block::clear_segments(Header header, const Request&
       done = co_await image_->write_zeroes(offset, length, (segments[i].flags & block::kUnmapFlag) != 0);
   }
   done = co_await stable(std::move(done));
-  co_return Answer{.status = done ? block::kOk : block::kIoError, .full = is_full(done)};
+  co_return answer_to(done);
+}
+
+Block::Answer Block::answer_to(const Status& done, u32 written) {
+  if (done) return {.written = written};
+  const bool full = is_full(done);
+  if (!full && !std::exchange(reported_, true) && options_.on_error) options_.on_error(done.error());
+  return {.status = block::kIoError, .full = full};
 }
 
 Block::Answer Block::answer_id(const Request& request) const {

@@ -43,6 +43,8 @@ class Block final : public VirtioDevice {
     /// The host's disk is full. The request that found out is carried out again after resume(). On the
     /// device's thread; must not call the device.
     std::function<void()> on_full{};
+    /// The image failed, and the driver gets an I/O error: the first time since a reset. As on_full.
+    std::function<void(const Error&)> on_error{};
   };
 
   /// `context` is the image's. Error: the host has no more threads to give.
@@ -70,6 +72,8 @@ class Block final : public VirtioDevice {
 
   /// All that was written is in the image's file. Any thread but a vCPU's.
   [[nodiscard]] Status flush();
+  /// In bytes. Any thread.
+  [[nodiscard]] u64 size() const { return capacity_.load() * block::kSectorSize; }
   /// Gives the image and the disk another size, in bytes. Any thread but a vCPU's.
   [[nodiscard]] Status resize(u64 size);
 
@@ -118,6 +122,7 @@ class Block final : public VirtioDevice {
   [[nodiscard]] storage::Task<Answer> clear_segments(block::Header header, const Request& request);
   [[nodiscard]] storage::Task<Status> stable(Status written);
   [[nodiscard]] Answer answer_id(const Request& request) const;
+  [[nodiscard]] Answer answer_to(const Status& done, u32 written = 0);
   [[nodiscard]] bool in_range(u64 sector, u64 sectors) const;
   void end_parked(bool retry, const Virtqueue* ring);
 
@@ -136,7 +141,8 @@ class Block final : public VirtioDevice {
   std::vector<Parked*> parked_;
   unsigned in_flight_ = 0;
   bool paused_ = false;
-  bool flushes_ = false;  // the driver does, so writes need not be stable
+  bool reported_ = false;  // an error, to on_error
+  bool flushes_ = false;   // the driver does, so writes need not be stable
 
   mutable std::mutex mutex_;
   mutable std::condition_variable command_done_;

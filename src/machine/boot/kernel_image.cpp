@@ -13,8 +13,11 @@ Result<KernelKind> detect_kernel(std::string_view name, std::span<const u8> kern
     VERT_ASSIGN(const ElfImage elf, parse_elf(name, kernel));
     return elf.pvh_entry.has_value() ? KernelKind::kPvh : KernelKind::kElf;
   }
-  return make_error("{}: not a kernel that vert can boot (a Linux bzImage, an ELF file or a multiboot image)",
-                    name);
+  return make_error(
+      "{}: neither a kernel that vert can boot (a Linux bzImage, an ELF file or a multiboot image), nor a "
+      "disk with a "
+      "partition table or ext4",
+      name);
 }
 
 Status load_kernel(const BootSource& source, const MemoryMap& map, memory::GuestMemory& memory,

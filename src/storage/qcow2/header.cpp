@@ -70,7 +70,9 @@ Status check_features(const Header& header, std::span<const u8> feature_names) {
     if (((header.incompatible & ~kKnown) >> bit & 1) == 0) continue;
     unknown += (unknown.empty() ? "" : ", ") + feature_name(feature_names, bit);
   }
-  if (!unknown.empty()) return make_error("it needs features that vert does not have: {}", unknown);
+  if (!unknown.empty())
+    return make_error(
+        "it needs features that vert does not have: {}; 'qemu-img convert' makes an image without", unknown);
   return {};
 }
 
@@ -79,7 +81,7 @@ Status check_table(const Header& header, std::string_view what, u64 offset, u64 
   if (header.geometry.in_cluster(offset) != 0)
     return make_error("its {} does not start at a cluster (offset {:#x})", what, offset);
   if (offset > file_size || bytes > file_size - offset)
-    return make_error("its {} lies behind the file's end: the file is cut short", what);
+    return make_error("its {} lies behind the file's end: the file was cut short; copy it again", what);
   return {};
 }
 

@@ -1,5 +1,8 @@
 // Opening a qcow2 image: its header, its tables, and the images behind it.
+#include <sys/stat.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <filesystem>
 
 #include "storage/qcow2/check.hpp"
@@ -39,6 +42,13 @@ Result<std::string> backing_path(const ImageFile& overlay, std::string name) {
   return (std::filesystem::path(overlay.path()).parent_path() / name).string();
 }
 
+/// Asked before the file is opened: by then, the lock that its overlay has would look like another process's.
+bool is_one_of(const std::string& path, const std::vector<ImageFile::Identity>& files) {
+  struct stat info = {};
+  return ::stat(path.c_str(), &info) == 0 &&
+         std::ranges::count(files, ImageFile::Identity{info.st_dev, info.st_ino}) != 0;
+}
+
 Task<Result<std::unique_ptr<Image>>> open_backing(IoContext& context, const ImageFile& overlay, Header header,
                                                   ImageOptions options) {
   VERT_CO_ASSIGN(const std::string path, backing_path(overlay, *header.backing_file));
@@ -52,12 +62,18 @@ Task<Result<std::unique_ptr<Image>>> open_backing(IoContext& context, const Imag
     options.format = name == "qcow2" ? Format::kQcow2 : Format::kRaw;
   }
   options.overlays.push_back(overlay.identity());
+  if (is_one_of(path, options.overlays))
+    co_return make_error(
+        "the backing files loop: '{}' is behind itself; give one of them another with "
+        "'qemu-img rebase -u'",
+        path);
   if (options.overlays.size() > kMaxChain)
     co_return make_error("'{}' has more than {} backing images behind each other", overlay.path(), kMaxChain);
   auto image = co_await open_image(context, path, options);
   if (image) co_return image;
-  co_return failure(image.error().system_error, "{} (the backing file of '{}')", image.error().message,
-                    overlay.path());
+  const bool gone = image.error().system_error == ENOENT;
+  co_return failure(image.error().system_error, "{} (the backing file of '{}'{})", image.error().message,
+                    overlay.path(), gone ? "; 'qemu-img rebase -u -b FILE' tells it a new place" : "");
 }
 
 }  // namespace
@@ -66,8 +82,8 @@ Task<Result<std::unique_ptr<Qcow2Image>>> Qcow2Image::open(IoContext& context,
                                                            std::unique_ptr<ImageFile> file,
                                                            OpenOptions options) {
   VERT_CO_ASSIGN(const Header header, co_await read_header(*file));
-  if (std::ranges::count(options.image.overlays, file->identity()) != 0)
-    co_return make_error("the backing files loop: '{}' is behind itself", file->path());
+  // A repair takes what is missing for zeroes.
+  if (!options.repair) file->expect_whole_units(header.geometry.cluster_size());
   std::unique_ptr<Qcow2Image> image(new Qcow2Image(std::move(file), header));
   VERT_CO_TRY(co_await image->store_.load());
   if (!options.snapshot.empty()) VERT_CO_TRY(co_await image->open_snapshot(options.snapshot));

@@ -53,6 +53,15 @@ TEST_F(ApiTest, TheConsolesSizeIsPassedOn) {
     EXPECT_EQ(ask("PUT", "vm.console-size", body).status, 400U) << body;
 }
 
+TEST_F(ApiTest, DisksAreGrown) {
+  EXPECT_EQ(ask("PUT", "vm.resize-disk", R"({"id": "vda", "desired_size": 4294967296})").status, 204U);
+  EXPECT_EQ(vm_.disk_size, u64{1} << 32);
+  EXPECT_EQ(ask("GET", "vm.info").body["vert"]["disks"][0]["size"], u64{1} << 32);
+  for (const char* body :
+       {"", R"({"id": 1, "desired_size": 512})", R"({"id": "vda", "desired_size": -1})", R"({"id": "vdb"})"})
+    EXPECT_EQ(ask("PUT", "vm.resize-disk", body).status, 400U) << body;
+}
+
 TEST_F(ApiTest, AMachineThatDoesNotAnswerIsToldOf) {
   vm_.deaf = true;
   for (const auto& [method, endpoint] : {std::pair{"PUT", "vm.pause"}, std::pair{"GET", "vm.engine-counters"},

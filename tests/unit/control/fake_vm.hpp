@@ -22,6 +22,7 @@ class FakeVm final : public Vm {
 
   [[nodiscard]] const VmDescription& description() const override { return description_; }
   [[nodiscard]] machine::Machine::State state() const override { return state_; }
+  [[nodiscard]] std::string pause_reason() const override { return ""; }
   [[nodiscard]] machine::MachineStatistics statistics() const override { return {42, 1000}; }
   [[nodiscard]] Status pause() override {
     if (deaf) return make_error("vCPU 1 has not stopped");
@@ -32,6 +33,12 @@ class FakeVm final : public Vm {
   void press_power_button() override { ++presses; }
   void reset() override { ++resets; }
   void shut_down() override { ++shut_downs; }
+  [[nodiscard]] std::vector<machine::DiskState> disks() const override { return {{"vda", disk_size}}; }
+  [[nodiscard]] Status grow_disk(const std::string& id, u64 size) override {
+    if (id != "vda") return make_error("there is no disk '{}'", id);
+    disk_size = size;
+    return {};
+  }
   [[nodiscard]] Result<std::vector<std::vector<cpu::CounterGroup>>> engine_counters() override {
     if (deaf) return make_error("vCPU 1 has not stopped");
     return std::vector<std::vector<cpu::CounterGroup>>{{{"exits", true, {{"all", 7}}}}};
@@ -73,6 +80,7 @@ class FakeVm final : public Vm {
     room = bytes;
   }
 
+  u64 disk_size = u64{1} << 30;
   std::atomic<int> presses = 0;
   std::atomic<int> resets = 0;
   std::atomic<int> shut_downs = 0;

@@ -16,7 +16,7 @@ class Qcow2ForgedTest : public testing::Test {
 
   void SetUp() override {
     NewImage made;
-    made.size = 1 << 20;
+    made.size = 4 << 20;
     made.qcow2.cluster_size = kCluster;
     ASSERT_TRUE(context_.complete(create_image(context_, path_, made)));
     auto image = test::open_qcow2(context_, path_);
@@ -85,6 +85,24 @@ TEST_F(Qcow2ForgedTest, EntriesThatNameNoClusterAreErrors) {
   const auto status = image->read(kCluster, seen);
   ASSERT_FALSE(status);
   EXPECT_EQ(status.error().system_error, EIO);
+}
+
+TEST_F(Qcow2ForgedTest, WhatLiesBehindTheFilesEndIsAnErrorAndNotZeroes) {
+  constexpr u64 kBehind = u64{1} << 40;
+  forge_entry(1, kBehind | kCopied);
+  test::patch_be<u64>(path_, 3 * kCluster + 8, kBehind | kCopied);  // another L2 table
+  const auto before = test::file_bytes(path_);
+  auto image = test::open_qcow2(context_, path_, {.image = {.read_only = true}, .snapshot = {}});
+  ASSERT_TRUE(image);
+  std::vector<u8> bytes(512);
+  EXPECT_TRUE(image->read(0, bytes));
+  for (const u64 offset : {kCluster, kCluster * kCluster / 8}) {
+    const auto missing = image->read(offset, bytes);
+    ASSERT_FALSE(missing) << offset;
+    EXPECT_EQ(missing.error().system_error, EIO);
+    EXPECT_NE(missing.error().message.find("is cut short"), std::string::npos) << missing.error().message;
+  }
+  EXPECT_EQ(test::file_bytes(path_), before);
 }
 
 TEST_F(Qcow2ForgedTest, CompressedGarbageIsAnError) {

@@ -62,15 +62,19 @@ TEST_F(Qcow2HeaderTest, AnExternalDataFileIsRefusedByName) {
 
 TEST_F(Qcow2HeaderTest, UnknownFeaturesAreRefusedByTheNamesThatTheImageHas) {
   test::patch_be<u64>(path_, 72, u64{1} << 17 | u64{1} << 40);
-  EXPECT_EQ(refusal(), "it needs features that vert does not have: bit 17, bit 40");
+  EXPECT_EQ(
+      refusal(),
+      "it needs features that vert does not have: bit 17, bit 40; 'qemu-img convert' makes an image without");
   // The first name of the table becomes one for bit 17.
   test::patch_be<u16>(path_, 112 + 8, 17);
-  EXPECT_EQ(refusal(), "it needs features that vert does not have: dirty bit (bit 17), bit 40");
+  EXPECT_EQ(refusal(),
+            "it needs features that vert does not have: dirty bit (bit 17), bit 40; 'qemu-img convert' makes "
+            "an image without");
 }
 
 TEST_F(Qcow2HeaderTest, TablesLieWithinTheFile) {
   test::patch_be<u64>(path_, 40, u64{1} << 40);
-  EXPECT_EQ(refusal(), "its L1 table lies behind the file's end: the file is cut short");
+  EXPECT_EQ(refusal(), "its L1 table lies behind the file's end: the file was cut short; copy it again");
   test::patch_be<u64>(path_, 40, 513);
   EXPECT_EQ(refusal(), "its L1 table does not start at a cluster (offset 0x201)");
 }
@@ -97,7 +101,8 @@ TEST_F(Qcow2HeaderTest, SnapshotsAreBounded) {
   EXPECT_EQ(refusal(), "it has 4294967295 snapshots, too many");
   test::patch_be<u32>(path_, 60, 1);
   test::patch_be<u64>(path_, 64, u64{1} << 50);
-  EXPECT_EQ(refusal(), "its snapshot table lies behind the file's end: the file is cut short");
+  EXPECT_EQ(refusal(),
+            "its snapshot table lies behind the file's end: the file was cut short; copy it again");
 }
 
 TEST_F(Qcow2HeaderTest, RefcountWidthsAreBounded) {
@@ -134,7 +139,8 @@ TEST_F(Qcow2HeaderTest, AMissingBackingFileIsNamed) {
   options.backing_format = "qcow2";
   create(options);
   EXPECT_EQ(refusal(), "cannot open '" + (folder_ / "nowhere.qcow2") +
-                           "': No such file or directory (the backing file of '" + path_ + "')");
+                           "': No such file or directory (the backing file of '" + path_ +
+                           "'; 'qemu-img rebase -u -b FILE' tells it a new place)");
 }
 
 TEST_F(Qcow2HeaderTest, BackingFilesThatLoopAreRefused) {
@@ -142,8 +148,8 @@ TEST_F(Qcow2HeaderTest, BackingFilesThatLoopAreRefused) {
   options.backing_file = "disk.qcow2";
   options.backing_format = "qcow2";
   create(options);
-  EXPECT_EQ(refusal(),
-            "the backing files loop: '" + path_ + "' is behind itself (the backing file of '" + path_ + "')");
+  EXPECT_EQ(refusal(), "the backing files loop: '" + path_ +
+                           "' is behind itself; give one of them another with 'qemu-img rebase -u'");
 }
 
 TEST_F(Qcow2HeaderTest, BackingFilesOverTheNetworkAreRefused) {

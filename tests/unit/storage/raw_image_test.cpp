@@ -2,7 +2,10 @@
 
 #include <fcntl.h>
 
+#include <chrono>
+#include <filesystem>
 #include <numeric>
+#include <thread>
 
 #include "temporary_file.hpp"
 
@@ -135,6 +138,29 @@ TEST_F(RawImageTest, AWriterHasAnImageAlone) {
   EXPECT_TRUE(reader);
   EXPECT_TRUE(open({.read_only = true}));
   EXPECT_FALSE(open());
+}
+
+TEST_F(RawImageTest, IsWaitedForWhileTheKernelLetsGoOfIt) {
+  auto writer = open();
+  ASSERT_TRUE(writer);
+  std::thread releases([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    writer->reset();
+  });
+  EXPECT_TRUE(open());
+  releases.join();
+}
+
+TEST_F(RawImageTest, WhatIsMissingFromAFileCutShortIsAnError) {
+  const auto image = open();
+  ASSERT_TRUE(image);
+  std::filesystem::resize_file(disk_.path(), 10'000);
+  std::vector<u8> bytes(512, 1);
+  EXPECT_TRUE(read(**image, 8192, bytes));
+  const auto missing = read(**image, 16384, bytes);
+  ASSERT_FALSE(missing);
+  EXPECT_EQ(missing.error().system_error, EIO);
+  EXPECT_NE(missing.error().message.find("is cut short: it ends at byte 10000"), std::string::npos);
 }
 
 TEST_F(RawImageTest, SaysWhatCannotBeOpened) {

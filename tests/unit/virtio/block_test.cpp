@@ -38,6 +38,7 @@ class BlockTest : public testing::Test {
     auto context = storage::IoContext::create().value();
     auto image = std::make_unique<FakeImage>(*context, disk_);
     options.on_full = [this] { ++full_; };
+    options.on_error = [this](const Error&) { ++errors_; };
     auto device = Block::create(std::move(context), std::move(image), std::move(options)).value();
     device_ = device.get();
     rig_.emplace(std::move(device), rings);
@@ -75,6 +76,7 @@ class BlockTest : public testing::Test {
 
   FakeDisk disk_{kDiskSize};
   std::atomic<int> full_ = 0;
+  std::atomic<int> errors_ = 0;
   Block* device_ = nullptr;
   std::optional<PciRig> rig_;
 };
@@ -199,6 +201,16 @@ TEST_F(BlockTest, AnErrorOfTheImageIsAnIoError) {
   EXPECT_EQ(carry_out({block::kOut, 0, 0}, {{kBytes, 512, false}}), block::kIoError);
   EXPECT_EQ(carry_out({block::kFlush, 0, 0}, {}), block::kIoError);
   EXPECT_EQ(full_, 0);
+}
+
+TEST_F(BlockTest, TheFirstErrorOfTheImageIsReported) {
+  start();
+  EXPECT_EQ(carry_out({block::kIn, 0, ~u64{0}}, {{kBytes, 512, true}}), block::kIoError);
+  EXPECT_EQ(errors_, 0) << "the driver's own";
+  disk_.set_error(EIO);
+  EXPECT_EQ(carry_out({block::kIn, 0, 0}, {{kBytes, 512, true}}), block::kIoError);
+  EXPECT_EQ(carry_out({block::kOut, 0, 0}, {{kBytes, 512, false}}), block::kIoError);
+  EXPECT_EQ(errors_, 1);
 }
 
 TEST_F(BlockTest, GoesOnInAnotherMachineWithItsCacheAsItWas) {

@@ -82,7 +82,9 @@ class DiskKillTest : public testing::TestWithParam<Kind> {
   /// Runs the guest from step `first` on until vert is killed, and gives the last step that was flushed for
   /// certain.
   void write_until_killed(u32 first, test::Random& random, u32& flushed) {
+    // On a busy host, Linux may find that its timer does not work.
     auto started = LinuxGuest::start({.memory = "128M",
+                                      .append = "console=ttyS0 quiet no_timer_check",
                                       .disks = {path_ + ",format=" + format()},
                                       .modules = {"virtio_ring", "virtio", "virtio_pci_modern_dev",
                                                   "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"},

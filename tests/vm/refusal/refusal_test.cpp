@@ -98,7 +98,9 @@ class RefusalTest : public testing::Test {
     std::istringstream lines(run.errors);
     unsigned count = 0;
     for (std::string line; std::getline(lines, line);) {
-      if (!line.starts_with("vert: this VM will not show up in 'vert ls': ")) ++count;
+      const bool is_notice = line.starts_with("vert: this VM will not show up in 'vert ls': ") ||
+                             line.starts_with("vert: booting ");
+      if (!is_notice) ++count;
       EXPECT_TRUE(line.starts_with("vert: ")) << run.errors;
       EXPECT_EQ(line.find("internal error"), std::string::npos) << line;
       EXPECT_EQ(line.find("std::"), std::string::npos) << line;
@@ -184,6 +186,17 @@ TEST_F(RefusalTest, MachineInTheBackgroundStartsOrVertSaysWhyNot) {
   };
   refuse_each_other(
       {{"run", guest("halt"), "--memory", "16M", "--name", "x", "--detach"}, {"x\n", end}, 0, 1});
+}
+
+TEST_F(RefusalTest, DiskBootsOrVertSaysWhyNot) {
+  const std::string disk = (folder_ / "disk.raw").string();
+  const std::string make = "mkdir -p " + (folder_ / "root/boot").string() + " && cp " + guest("debug_exit") +
+                           " " + (folder_ / "root/boot/vmlinuz-1").string() +
+                           " && PATH=$PATH:/sbin:/usr/sbin mke2fs -q -t ext4 -d " +
+                           (folder_ / "root").string() + " " + disk + " 4M >/dev/null 2>&1";
+  if (std::system(make.c_str()) != 0) GTEST_SKIP() << "SKIP: no ext4 image could be made (mke2fs)";
+  refuse_each_other(
+      {{"run", disk, "--memory", "16M", "--append", "x", "--device", "isa-debug-exit"}, {}, 85, 125});
 }
 
 TEST_F(RefusalTest, CommandsSayWhatTheyLack) {
