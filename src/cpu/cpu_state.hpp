@@ -72,6 +72,8 @@ struct MsrState {
   u64 debugctl = 0;
   u64 mcg_status = 0;
   u64 xss = 0;
+  u64 kvm_system_time = 0;
+  u64 kvm_wall_clock = 0;
   u64 mtrr_def_type = 0;
   std::array<u64, 11> mtrr_fixed{};
   std::array<u64, 16> mtrr_variable{};  // eight base and mask pairs
@@ -95,6 +97,8 @@ struct MsrState {
     a("debugctl", debugctl);
     a("mcg_status", mcg_status);
     a("xss", xss);
+    a("kvm_system_time", kvm_system_time);
+    a("kvm_wall_clock", kvm_wall_clock);
     a("mtrr_def_type", mtrr_def_type);
     a("mtrr_fixed", mtrr_fixed);
     a("mtrr_variable", mtrr_variable);

@@ -7,6 +7,7 @@
 
 #include "base/log.hpp"
 #include "cpu/local_apic.hpp"
+#include "engine/interp/kvm_clock.hpp"
 #include "engine/interp/system_registers.hpp"
 
 namespace vert::interp {
@@ -65,6 +66,8 @@ constexpr u32 number(Msr msr) { return static_cast<u32>(msr); }
     case Msr::IA32_DEBUGCTL: return &state.msr.debugctl;
     case Msr::IA32_MCG_STATUS: return &state.msr.mcg_status;
     case Msr::IA32_XSS: return &state.msr.xss;
+    case Msr::KVM_SYSTEM_TIME_NEW: return &state.msr.kvm_system_time;
+    case Msr::KVM_WALL_CLOCK_NEW: return &state.msr.kvm_wall_clock;
     case Msr::IA32_MTRR_DEF_TYPE: return &state.msr.mtrr_def_type;
     case Msr::IA32_FS_BASE: return &state.seg(kFs).base;
     case Msr::IA32_GS_BASE: return &state.seg(kGs).base;
@@ -160,6 +163,7 @@ void move_tsc(Core& core, u64 delta) {
   cpu::CpuState& state = core.state();
   state.tsc_offset += delta;
   state.msr.tsc_adjust += delta;
+  write_kvm_clock(core);
   // An armed deadline is one of the guest's counter, which has moved against the host's.
   if (const u64 deadline = core.context.apic->tsc_deadline(); deadline != 0)
     core.context.apic->set_tsc_deadline(deadline, state.tsc_offset);
@@ -261,6 +265,8 @@ bool write_msr(Core& core, u32 index, u64 value) {
   }
   if (!acceptable(core, index, value)) return false;
   *plain = value;
+  if (index == number(Msr::KVM_SYSTEM_TIME_NEW)) write_kvm_clock(core);
+  if (index == number(Msr::KVM_WALL_CLOCK_NEW)) write_kvm_wall_clock(core);
   return true;
 }
 
