@@ -15,8 +15,7 @@ Result<KernelKind> detect_kernel(std::string_view name, std::span<const u8> kern
   }
   return make_error(
       "{}: neither a kernel that vert can boot (a Linux bzImage, an ELF file or a multiboot image), nor a "
-      "disk with a "
-      "partition table or ext4",
+      "disk with a partition table or ext4",
       name);
 }
 

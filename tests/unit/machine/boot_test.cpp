@@ -469,7 +469,7 @@ TEST(Multiboot, HeaderCountsOnlyAlignedEarlyAndWithChecksum) {
 TEST(Detect, OtherFilesAreRefusedByName) {
   const auto kind = detect_kernel("README", Image(10000, 'x'));
   ASSERT_FALSE(kind);
-  EXPECT_TRUE(kind.error().message.starts_with("README: not a kernel"));
+  EXPECT_TRUE(kind.error().message.starts_with("README: neither a kernel"));
   EXPECT_FALSE(detect_kernel("empty", {}));
 }
 
