@@ -475,8 +475,12 @@ CpuidResult CpuModel::xsave_leaf(const CpuidInput& input) const {
 }
 
 CpuidResult CpuModel::hypervisor_leaf(u32 leaf) const {
+  constexpr u32 kNoIoDelay = 1U << 1, kClockSource2 = 1U << 3, kClockSourceStable = 1U << 24;
   switch (leaf) {
-    case 0x40000000: return {kMaxHypervisorLeaf, 0x74726576, 0x74726576, 0x74726576};  // "vertvertvert"
+    // What guests know KVM's paravirtual interface by: "KVMKVMKVM" (Linux,
+    // Documentation/virt/kvm/x86/cpuid.rst).
+    case 0x40000000: return {kMaxHypervisorLeaf, 0x4B4D564B, 0x564B4D56, 0x4D};
+    case 0x40000001: return {kNoIoDelay | kClockSource2 | kClockSourceStable, 0, 0, 0};
     case kMaxHypervisorLeaf:
       return {static_cast<u32>((tsc_frequency_ + 500) / 1000), static_cast<u32>(kCrystalFrequency / 1000), 0,
               0};

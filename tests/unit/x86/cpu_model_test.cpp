@@ -210,11 +210,13 @@ TEST_P(EveryModel, TscFrequencyAsLinuxComputesIt) {
   EXPECT_NEAR(cpuid(cpu_, 0x16).eax * 1e6 / real, 1.0, 1e-2);
 }
 
-TEST_P(EveryModel, HypervisorSignature) {
+TEST_P(EveryModel, GuestsFindKvmsClock) {
   const CpuidResult leaf = cpuid(cpu_, 0x40000000);
   EXPECT_EQ(leaf.eax, 0x40000010U);
   const std::array<u32, 3> signature = {leaf.ebx, leaf.ecx, leaf.edx};
-  EXPECT_EQ(std::memcmp(signature.data(), "vertvertvert", 12), 0);
+  EXPECT_EQ(std::memcmp(signature.data(), "KVMKVMKVM\0\0\0", 12), 0);
+  constexpr u32 kClockSource2 = 1U << 3;
+  EXPECT_NE(cpuid(cpu_, 0x40000001).eax & kClockSource2, 0U);
 }
 
 TEST_P(EveryModel, ControlRegisterBitsFollowFeatures) {
