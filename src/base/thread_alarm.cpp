@@ -85,8 +85,6 @@ ThreadAlarm::~ThreadAlarm() {
   }
 }
 
-bool ThreadAlarm::set(u64 host_ns) { return impl_->set(std::max<u64>(host_ns, 1)); }  // 0 would clear it
-
-void ThreadAlarm::clear() { static_cast<void>(impl_->set(0)); }
+bool ThreadAlarm::set(u64 host_ns) { return impl_->set(std::max<u64>(host_ns, 1)); }  // 0 would disarm it
 
 }  // namespace vert::base

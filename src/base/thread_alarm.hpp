@@ -11,7 +11,7 @@ namespace vert::base {
 class ThreadAlarm {
  public:
   /// Called in the signal handler on the alarm's thread, on its alternate stack if it has one:
-  /// async-signal-safe. It may come late, and once more after clear().
+  /// async-signal-safe. It may come late.
   using Ring = void (*)(void* context);
 
   /// For the calling thread, which has to destroy it, too. Null if the host has no timers for threads.
@@ -24,8 +24,6 @@ class ThreadAlarm {
   /// Rings once at that time of CLOCK_MONOTONIC (at once if it has passed); replaces what was set. False if
   /// the host refuses. Any thread.
   [[nodiscard]] bool set(u64 host_ns);
-  /// Any thread.
-  void clear();
 
  private:
   struct Impl;
